@@ -1,0 +1,62 @@
+"""Files that are either whole or not there: written aside, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """
+    Let ``write`` fill a file beside ``path``, then move it to ``path`` in one step.
+
+    A crash or an error in ``write`` leaves whatever stood at ``path`` before.
+
+    :param path: where the file shall stand; its folder must exist.
+    :param write: called with the path of an empty file (same suffix) to fill.
+    :returns: ``path`` as a :class:`~pathlib.Path`.
+    :raises OSError: if the folder cannot be written.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        write(aside)
+        with aside.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o666 & ~umask)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """
+    Write ``value`` as indented JSON, atomically.
+
+    :raises ValueError: if ``value`` holds NaN or infinity, which JSON cannot say.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    return write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def writable_folder(path: str | Path) -> Path:
+    """
+    Make ``path`` a folder that can be written, and return it.
+
+    :raises OSError: if it is a file, cannot be made, or cannot be written.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
+    return path

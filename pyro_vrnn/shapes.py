@@ -1,0 +1,116 @@
+"""
+Argument checks.
+
+The one place that words "Expected ..., got ...": every public door calls these, so that a
+message reads the same wherever it is raised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def shape_text(shape: Iterable[int | str]) -> str:
+    """
+    Write a shape the way Python writes a tuple, with names left as they are.
+
+    >>> shape_text(("N", "T", 16)), shape_text((3,))
+    ('(N, T, 16)', '(3,)')
+    """
+    parts = [str(s) for s in shape]
+    return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def check_positive_int(name: str, value: Any) -> int:
+    """Return ``value`` if it is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"Expected {name} to be a positive int, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"Expected {name} to be a positive int, got {value}.")
+    return value
+
+
+def check_positive_float(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"Expected {name} to be a positive number, got {value!r}.")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"Expected {name} to be a positive number, got {value}.")
+    return float(value)
+
+
+def check_probability(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"Expected {name} to be a number in [0, 1], got {value!r}.")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"Expected {name} in [0, 1], got {value}.")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """Return ``value`` if it is one of ``choices``."""
+    if value not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"Expected {name} to be one of {listed}, got {value!r}.")
+    return value
+
+
+def check_shape(name: str, value: Tensor, expected: Sequence[int | str]) -> Tensor:
+    """
+    Return ``value`` if its shape is ``expected``; a string in ``expected`` stands for any size.
+
+    >>> check_shape("x", torch.zeros(2, 8), ("N", 16))
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected x of shape (N, 16), got (2, 8).
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected {name} to be a Tensor, got {type(value).__name__}.")
+    fits = value.dim() == len(expected) and all(
+        isinstance(e, str) or e == s for e, s in zip(expected, value.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Expected {name} of shape {shape_text(expected)}, got {shape_text(value.shape)}."
+        )
+    return value
+
+
+def check_last_dim(name: str, value: Tensor, size: int) -> Tensor:
+    """Return ``value`` if it is a tensor whose last dimension is ``size``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected {name} to be a Tensor, got {type(value).__name__}.")
+    if value.dim() < 1 or value.shape[-1] != size:
+        raise ValueError(f"Expected {name} of shape (*, {size}), got {shape_text(value.shape)}.")
+    return value
+
+
+def check_finite(name: str, value: Tensor) -> Tensor:
+    """Return ``value`` if it holds neither NaN nor infinity; name the first place otherwise."""
+    bad = ~torch.isfinite(value)
+    if bool(bad.any()):
+        where = shape_text(bad.nonzero()[0].tolist())
+        raise ValueError(
+            f"Expected {name} to be finite, got {value[bad][0].item()} at index {where}."
+        )
+    return value
+
+
+def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:
+    """Return ``lengths`` as an int64 CPU tensor of shape (N,), each in 1..T."""
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise TypeError(f"Expected lengths of an integer dtype, got {lengths.dtype}.")
+    check_shape("lengths", lengths, (num_sequences,))
+    lengths = lengths.to(device="cpu", dtype=torch.int64)
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < 1 or high > num_steps:
+        bad = low if low < 1 else high
+        raise ValueError(f"Expected lengths in 1..{num_steps}, got {bad}.")
+    return lengths
