@@ -1,0 +1,187 @@
+"""One training loop: an ELBO as a torch module, and a torch optimiser."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO, TraceMeanField_ELBO
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vrnn.runs import machine, set_seed, versions
+from pyro_vrnn.shapes import check_positive_float, check_positive_int
+
+OptimizerFn = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+
+
+@dataclass
+class FitResult:
+    """
+    What happened in a call of :func:`fit`.
+
+    :ivar list loss: minus the ELBO estimate of every step, in nats, over the whole data.
+    :ivar list epoch_loss: its mean in every epoch.
+    :ivar int steps_per_epoch: steps of one epoch.
+    :ivar int seed: the seed, or None.
+    :ivar float wall_time: seconds.
+    :ivar dict versions: versions of Python and the packages.
+    :ivar dict machine: platform, threads and GPU.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    epoch_loss: list[float] = field(default_factory=list)
+    steps_per_epoch: int = 0
+    seed: int | None = None
+    wall_time: float = 0.0
+    versions: dict[str, str] = field(default_factory=versions)
+    machine: dict[str, str | int] = field(default_factory=machine)
+
+    @property
+    def elbo(self) -> list[float]:
+        """The ELBO estimate of every step, in nats."""
+        return [-loss for loss in self.loss]
+
+
+def fit(
+    model: torch.nn.Module,
+    guide: torch.nn.Module,
+    data: Iterable[Any],
+    *,
+    num_epochs: int,
+    optimizer: OptimizerFn,
+    elbo: ELBO | None = None,
+    clip_norm: float | None = None,
+    seed: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """
+    Train a guide (and the model's learned parameters) by stochastic variational inference.
+
+    The ELBO of the pair is made one :class:`torch.nn.Module`, under Pyro's module-local
+    parameters, and its parameters go to a torch optimiser. Afterwards ``model`` and ``guide``
+    hold the trained values; use them with :class:`~pyro.infer.Predictive` as after
+    :class:`~pyro.infer.SVI`. The same seed, data and device give the same result, bit for bit.
+
+    Example::
+
+        >>> from functools import partial
+        >>> import pyro_vrnn as vrnn
+        >>> model = vrnn.models.SequenceRegression(vrnn.nn.GRU(1, 4), 1, num_data=8)
+        >>> guide = vrnn.infer.AutoSpikeAndSlab(model)
+        >>> batches = [(torch.zeros(4, 10, 1), torch.zeros(4, 1))] * 2
+        >>> adam = partial(torch.optim.Adam, lr=0.01)
+        >>> result = fit(model, guide, batches, num_epochs=3, optimizer=adam, progress=False)
+        >>> len(result.loss), len(result.epoch_loss)
+        (6, 3)
+
+    :param model: a Pyro model that is a module.
+    :param guide: its guide, a module; an autoguide is built by a warm-up call, which draws random numbers.
+    :param data: an iterable of batches that can be run through once an epoch, such as a
+        :class:`~torch.utils.data.DataLoader`. A batch is a tuple of the model's positional
+        arguments, or a dict of keyword arguments.
+    :param int num_epochs: times to run through ``data``.
+    :param optimizer: parameters -> :class:`torch.optim.Optimizer`, for instance
+        ``functools.partial(torch.optim.Adam, lr=0.01)``.
+    :param elbo: default :class:`~pyro.infer.TraceMeanField_ELBO`, with the exact KL.
+    :param float clip_norm: clip the gradient's norm to this; None to leave it.
+    :param int seed: seed of all generators; None leaves them as they are.
+    :param device: where model, guide and batches are put; None leaves them where they are.
+    :param bool progress: show a progress bar.
+    :returns: the history, a :class:`FitResult`.
+    :raises ValueError: if ``data`` is empty, or runs out after the first epoch.
+    :raises FloatingPointError: if the loss is not finite; the step's update is not made.
+    """
+    check_positive_int("num_epochs", num_epochs)
+    if clip_norm is not None:
+        check_positive_float("clip_norm", clip_norm)
+    for name, module in (("model", model), ("guide", guide)):
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(
+                f"Expected {name} to be a torch.nn.Module, got {type(module).__name__}; for plain "
+                "functions use pyro.infer.SVI."
+            )
+        module.to(device)
+    if seed is not None:
+        set_seed(seed)
+    started = time.perf_counter()
+    result = FitResult(seed=seed)
+    with pyro.settings.context(module_local_params=True):
+        trainer = _Trainer((elbo or TraceMeanField_ELBO())(model, guide), optimizer, clip_norm)
+        with tqdm(total=num_epochs, desc="SVI", unit="epoch", disable=not progress) as bar:
+            for epoch in range(num_epochs):
+                losses: list[float] = []
+                for args, kwargs in _batches(data, device):
+                    losses.append(trainer.step(args, kwargs, where=(epoch, len(losses))))
+                if not losses:
+                    raise ValueError(
+                        "Expected data that can be run through once an epoch, "
+                        f"got no batch in epoch {epoch}."
+                    )
+                result.loss += losses
+                result.steps_per_epoch = len(losses)
+                result.epoch_loss.append(math.fsum(losses) / len(losses))
+                bar.set_postfix(elbo=f"{-result.epoch_loss[-1]:.5g}", refresh=False)
+                bar.update()
+    result.wall_time = time.perf_counter() - started
+    return result
+
+
+class _Trainer:
+    def __init__(
+        self, loss_module: torch.nn.Module, optimizer: OptimizerFn, clip_norm: float | None
+    ) -> None:
+        self.loss_module = loss_module
+        self.make_optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.parameters: list[Tensor] = []
+
+    def _warm_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.optim.Optimizer:
+        # An autoguide has no parameters before its first call.
+        with torch.no_grad():
+            self.loss_module(*args, **kwargs)
+        self.parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
+        return self.make_optimizer(self.parameters)
+
+    def step(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[int, int]
+    ) -> float:
+        if self.optimizer is None:
+            self.optimizer = self._warm_up(args, kwargs)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = self.loss_module(*args, **kwargs)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"Expected a finite loss, got {value} in epoch {where[0]}, batch {where[1]}."
+            )
+        loss.backward()
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimizer.step()
+        return value
+
+
+def _batches(
+    data: Iterable[Any], device: torch.device | str | None
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def place(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    for batch in data:
+        if isinstance(batch, dict):
+            yield (), {name: place(value) for name, value in batch.items()}
+        elif isinstance(batch, (tuple, list)):
+            yield tuple(place(value) for value in batch), {}
+        else:
+            raise TypeError(
+                "Expected a batch to be a tuple of the model's arguments or a dict of them, "
+                f"got {type(batch).__name__}."
+            )

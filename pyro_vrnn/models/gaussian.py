@@ -1,0 +1,139 @@
+"""What the models with a Gaussian likelihood share: features, precision, data plate."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer.util import is_validation_enabled
+from pyro.nn import PyroParam
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vrnn.nn.embedding import Embedding
+from pyro_vrnn.nn.own_params import OwnParamsModule
+from pyro_vrnn.nn.recurrent import RecurrentModule
+from pyro_vrnn.shapes import check_finite, check_positive_int, check_shape, shape_text
+
+
+class SequenceModel(OwnParamsModule):
+    """A recurrent network, read at its last valid state, and a plate over sequences."""
+
+    def __init__(
+        self, rnn: RecurrentModule, *, embedding: Embedding | None = None, num_data: int | None
+    ) -> None:
+        super().__init__()
+        if not isinstance(rnn, RecurrentModule):
+            raise TypeError(
+                "Expected rnn to be a pyro_vrnn.nn RNN, LSTM or GRU (its weights need priors), "
+                f"got {type(rnn).__module__}.{type(rnn).__name__}."
+            )
+        if embedding is not None and embedding.embedding_dim != rnn.input_size:
+            raise ValueError(
+                f"Expected an embedding of {rnn.input_size} dims, the rnn's input_size, "
+                f"got {embedding.embedding_dim}."
+            )
+        if num_data is not None:
+            check_positive_int("num_data", num_data)
+        self.rnn = rnn
+        self.embedding = embedding
+        self.num_data = num_data
+
+    @property
+    def num_features(self) -> int:
+        """Size of the last state: H times the number of directions."""
+        return self.rnn.hidden_size * self.rnn.num_directions
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an ``x`` of the wrong shape, or one that is not finite."""
+        if self.embedding is not None:
+            check_shape("x", x, ("N", "T"))
+            return
+        check_shape("x", x, ("N", "T", self.rnn.input_size))
+        if is_validation_enabled():
+            check_finite("x", x)
+
+    def last_state(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, int]:
+        """
+        Return the last layer's last valid h, directions concatenated, and its particle dims.
+
+        :param x: ``(N, T, D)``, or ids ``(N, T)`` with an embedding.
+        :returns: ``(*P, N, R*H)`` and the number of dims in ``*P``.
+        """
+        if self.embedding is not None:
+            x = self.embedding(x)
+        if not self.rnn.batch_first:
+            x = x.transpose(-3, -2)
+        _, state = self.rnn(x, lengths=lengths)
+        h_n = state[0] if isinstance(state, tuple) else state  # (L*R, *P, N, H)
+        last = torch.cat(h_n[-self.rnn.num_directions :].unbind(0), dim=-1)
+        return last, last.dim() - 2
+
+    def data_plate(self, batch_size: int, device: torch.device, observed: bool) -> pyro.plate:
+        """
+        Return the plate over sequences, which scales a minibatch's likelihood by N / B.
+
+        :raises ValueError: if the observed batch is larger than ``num_data``.
+        """
+        size = batch_size
+        if observed and self.num_data is not None:
+            size = self.num_data
+            if batch_size > size:
+                raise ValueError(
+                    f"Expected a batch of at most num_data={size} sequences, got {batch_size}."
+                )
+        subsample = torch.arange(batch_size, device=device)
+        return pyro.plate("data", size, subsample=subsample, dim=-1)
+
+
+class GaussianSequenceModel(SequenceModel):
+    r"""
+    A sequence model observed through Gaussian noise of precision :math:`\tau`.
+
+    :param tau: precision, a positive number or one for each of the outputs.
+    :param bool learn_tau: make ``tau`` a :class:`~pyro.nn.PyroParam`, learned by maximising the
+        ELBO, rather than a fixed buffer.
+    """
+
+    def __init__(
+        self,
+        rnn: RecurrentModule,
+        out_features: int,
+        *,
+        tau: float | Tensor,
+        learn_tau: bool,
+        num_data: int | None,
+        embedding: Embedding | None = None,
+    ) -> None:
+        super().__init__(rnn, embedding=embedding, num_data=num_data)
+        self.out_features = check_positive_int("out_features", out_features)
+        value = torch.as_tensor(tau, **rnn.factory_kwargs).detach()
+        if value.shape not in ((), (out_features,)):
+            raise ValueError(
+                f"Expected tau of shape () or ({out_features},), got {shape_text(value.shape)}."
+            )
+        if not bool((torch.isfinite(value) & (value > 0)).all()):
+            raise ValueError(f"Expected tau to be positive and finite, got {tau}.")
+        if learn_tau:
+            self.tau = PyroParam(value.clone(), constraint=constraints.positive)
+        else:
+            self.register_buffer("tau", value.clone())
+
+    def observe(
+        self,
+        loc: Tensor,  # (*P, N, out_features)
+        noise: Tensor,  # (out_features,) or ()
+        y: Tensor | None,
+        weight: float = 1.0,
+    ) -> None:
+        """Make the sites ``loc`` (deterministic) and ``obs`` in the data plate."""
+        batch_size = loc.shape[-2]
+        if y is not None:
+            check_shape("y", y, (batch_size, self.out_features))
+            if is_validation_enabled():
+                check_finite("y", y)
+        with self.data_plate(batch_size, loc.device, y is not None):
+            pyro.deterministic("loc", loc, event_dim=1)
+            with pyro.poutine.scale(scale=weight):
+                pyro.sample("obs", dist.Normal(loc, noise).to_event(1), obs=y)
+

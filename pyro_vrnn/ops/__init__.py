@@ -1,0 +1,1 @@
+"""Pure tensor functions: sampled weights and masks are arguments, nothing is drawn here."""

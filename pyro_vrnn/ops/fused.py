@@ -1,0 +1,69 @@
+"""torch's own recurrent kernels (oneDNN on the CPU, cuDNN on a GPU) as pure functions."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, _VF
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+State = tuple[Tensor, ...]
+
+KERNELS = {
+    "RNN_TANH": _VF.rnn_tanh,
+    "RNN_RELU": _VF.rnn_relu,
+    "LSTM": _VF.lstm,
+    "GRU": _VF.gru,
+}
+
+
+def run_fused(
+    mode: str,
+    x: Tensor,  # (T, N, D)
+    state: State,  # each (L*R, N, H)
+    weights: Sequence[tuple[Tensor, ...]],  # (weight_ih, weight_hh[, bias_ih, bias_hh]) each
+    *,
+    bidirectional: bool = False,
+    lengths: Tensor | None = None,  # (N,), int64, on the CPU
+) -> tuple[Tensor, State]:
+    """
+    Run the library kernel; arguments and results as in :func:`~pyro_vrnn.ops.recurrent.recurrent`.
+
+    :raises ValueError: if a weight is not two-dimensional (in float32 on the CPU the kernel would
+        use the first matrix of a batch and ignore the others).
+    """
+    for layer in weights:
+        if any(w.dim() != 2 for w in layer[:2]) or any(b.dim() != 1 for b in layer[2:]):
+            shapes = [tuple(w.shape) for w in layer]
+            raise ValueError(f"Expected weights (F, D) and biases (F,), got shapes {shapes}.")
+    flat = [w for layer in weights for w in layer]
+    has_biases = len(weights[0]) == 4
+    num_layers = len(weights) // (2 if bidirectional else 1)
+    hx = state if mode == "LSTM" else state[0]
+    options = (has_biases, num_layers, 0.0, False, bidirectional)
+    with _quiet_cudnn(x.is_cuda):
+        if lengths is None:
+            output, *final = KERNELS[mode](x, hx, flat, *options, False)
+            return output, tuple(final)
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        order = packed.sorted_indices
+        sorted_state = tuple(s.index_select(1, order) for s in state)
+        hx = sorted_state if mode == "LSTM" else sorted_state[0]
+        data, *final = KERNELS[mode](packed.data, packed.batch_sizes, hx, flat, *options)
+    packed = PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
+    output, _ = pad_packed_sequence(packed, total_length=x.shape[0])
+    return output, tuple(s.index_select(1, packed.unsorted_indices) for s in final)
+
+
+@contextlib.contextmanager
+def _quiet_cudnn(on_gpu: bool) -> Iterator[None]:
+    """Hide cuDNN's advice to call flatten_parameters: sampled weights are not parameters."""
+    if not on_gpu:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+        yield
