@@ -1,0 +1,102 @@
+"""The floor of a forecast: what stood one season ago, with the errors that made in training."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyro_vrnn.shapes import check_positive_int, shape_text
+
+FloatArray = NDArray[np.float64]
+
+
+class SeasonalNaive:
+    r"""
+    Seasonal-naive forecast with Gaussian training residuals by horizon, their mean included.
+
+    .. math::
+        y_{t+h} \sim \mathcal{N}(y_{t+h-L_h} + \mu_h, \sigma_h^2), \qquad
+        L_h = \text{season} \lceil h / \text{season} \rceil,
+
+    with :math:`\mu_h` (the drift) and :math:`\sigma_h` (``ddof=1``) the mean and standard
+    deviation of :math:`y_u - y_{u-L_h}` over the training part. ``season=1`` is the random walk
+    with drift.
+
+    A series that repeats exactly has residuals of standard deviation 0 and no density; the scale
+    is kept above 1.5e-8 of the largest absolute training value.
+
+    Example::
+
+        >>> floor = SeasonalNaive(season=2, horizon=3).fit([0.0, 5.0, 1.0, 6.0, 2.0, 7.0])
+        >>> loc, scale = floor.forecast([2.0, 7.0])
+        >>> loc
+        array([3., 8., 4.])
+
+    :param int season: number of steps after which the series is expected to repeat.
+    :param int horizon: number H of steps ahead.
+    :raises TypeError: if either is no int.
+    :raises ValueError: if either is below 1.
+    """
+
+    def __init__(self, season: int, horizon: int) -> None:
+        self.season = check_positive_int("season", season)
+        self.horizon = check_positive_int("horizon", horizon)
+        steps = np.arange(1, self.horizon + 1)
+        self._lags = self.season * -(-steps // self.season)  # (H,)
+        self._ahead = steps - self._lags  # (H,), in 1 - season .. 0, counted from the last value
+        self._mean: FloatArray | None = None
+        self._scale: FloatArray | None = None
+
+    def fit(self, train_values: ArrayLike) -> SeasonalNaive:
+        """
+        Take the residuals' mean and standard deviation at each step from the training part.
+
+        :param train_values: (n,), in time order.
+        :returns: itself.
+        :raises ValueError: for NaN, or fewer than 2 residuals at the last step.
+        """
+        values = _finite("train_values", train_values)
+        needed = int(self._lags[-1]) + 2
+        if values.ndim != 1:
+            raise ValueError(
+                f"Expected train_values of shape (n,), got {shape_text(values.shape)}."
+            )
+        if values.shape[0] < needed:
+            raise ValueError(f"Expected at least {needed} training values, got {values.shape[0]}.")
+        residuals = [values[lag:] - values[:-lag] for lag in self._lags]
+        self._mean = np.array([r.mean() for r in residuals])
+        largest = float(np.abs(values).max())
+        least = float(np.finfo(np.float64).eps ** 0.5) * (largest if largest > 0 else 1.0)
+        self._scale = np.maximum([r.std(ddof=1) for r in residuals], least)
+        return self
+
+    def forecast(
+        self,
+        history: ArrayLike,  # (*, n)
+    ) -> tuple[FloatArray, FloatArray]:  # (*, H), (*, H)
+        """
+        Mean and standard deviation of the H values that follow each history.
+
+        :param history: (n,) or (*, n), values up to the origin, at least one season of them.
+        :returns: loc and scale, each (*, H).
+        :raises RuntimeError: before :meth:`fit`.
+        :raises ValueError: for NaN, or a history shorter than one season.
+        """
+        if self._mean is None or self._scale is None:
+            raise RuntimeError("Expected fit to be called before forecast.")
+        values = _finite("history", history)
+        length = values.shape[-1] if values.ndim else 0
+        if length < self.season:
+            raise ValueError(f"Expected a history of at least {self.season} values, got {length}.")
+        loc = values[..., length - 1 + self._ahead] + self._mean
+        return loc, np.broadcast_to(self._scale, loc.shape).copy()
+
+
+def _finite(name: str, value: ArrayLike) -> FloatArray:
+    """Return ``value`` as a float64 array without NaN or infinity."""
+    array = np.asarray(value, dtype=np.float64)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = shape_text(np.argwhere(bad)[0].tolist())
+        raise ValueError(f"Expected {name} to be finite, got {array[bad][0]} at index {where}.")
+    return array
