@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import random
 from importlib import metadata
 
-import pyro
+import numpy as np
 import torch
 
 RECORDED_PACKAGES = ("pyro-vrnn", "torch", "pyro-ppl", "numpy", "arviz")
@@ -15,7 +16,9 @@ def set_seed(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators (every device) with ``seed``."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"Expected seed to be a non-negative int, got {seed!r}.")
-    pyro.set_rng_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator is what others draw from
+    torch.manual_seed(seed)
 
 
 def versions() -> dict[str, str]:

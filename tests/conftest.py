@@ -12,6 +12,10 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
+def pytest_configure():
+    torch.set_num_threads(1)  # tensors in tests are small
+
+
 def pytest_collection_modifyitems(config, items):
     skips = {}
     if not config.getoption("--slow"):

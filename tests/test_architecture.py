@@ -28,7 +28,7 @@ LAYERS = {
     "__main__": 8,
     "__init__": 8,
 }
-KNOWS_NO_PYRO = ("shapes", "files", "scores", "ops", "data", "baselines")
+KNOWS_NO_PYRO = ("shapes", "files", "runs", "scores", "ops", "data", "baselines")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
