@@ -1,0 +1,6 @@
+"""Distributions of weights and their exact divergences from a diagonal normal."""
+
+from pyro_vrnn.distributions.kl import KLParts, gal_gap, gal_kl_divergence, kl_parts
+from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
+
+__all__ = ["KLParts", "SpikeAndSlab", "gal_gap", "gal_kl_divergence", "kl_parts"]

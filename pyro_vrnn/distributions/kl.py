@@ -1,0 +1,166 @@
+r"""
+Exact divergence of :class:`SpikeAndSlab` from a diagonal normal.
+
+Whiten u = w_k / sigma. Both components then have unit covariance, and rotating onto the line from 0
+to m_k / sigma leaves n - 1 standard normals and p N(0, 1) + (1 - p) N(d, 1), d = ||m_k / sigma||.
+With I the mutual information of a block and its component, and the prior N(m0, s^2),
+
+.. math::
+    \mathrm{KL}_k = \sum \tfrac12 \left(\frac{\sigma^2}{s^2} - 1 - \log \frac{\sigma^2}{s^2}\right)
+    + \frac{p \|m_0\|^2 + (1 - p) \|m_k - m_0\|^2}{2 s^2} - I(d_k^2, p).
+
+Only the first part needs the number of weights: no training of m removes it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+from torch.distributions.kl import register_kl
+
+from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
+from pyro_vrnn.ops.blocks import block_square_ratios, block_square_sums, is_flat, sum_event
+from pyro_vrnn.ops.mutual_information import binary_entropy
+from pyro_vrnn.shapes import shape_text
+
+_SMALL = 2**16  # tensors up to this size are worth a float64 copy
+
+
+class KLParts(NamedTuple):
+    r"""
+    The three parts of the divergence, in nats and float64, of the batch shape; they sum to it.
+
+    :param torch.Tensor constant: :math:`\sum \frac12 (\sigma^2/s^2 - 1 - \log \sigma^2/s^2)`, what
+        the noise costs whatever the means are.
+    :param torch.Tensor slab: :math:`\sum_k (p \|m_0\|^2 + (1-p) \|m_k - m_0\|^2) / (2 s^2)`.
+    :param torch.Tensor mask: :math:`-\sum_k I(d_k^2, p)`, between minus the entropy of the mask
+        and 0.
+    """
+
+    constant: Tensor
+    slab: Tensor
+    mask: Tensor
+
+
+def kl_parts(q: SpikeAndSlab, prior: Independent[Any]) -> KLParts:
+    """
+    Return the parts of the exact divergence of ``q`` from ``prior``.
+
+    Example::
+
+        >>> from pyro.distributions import Normal
+        >>> prior = Normal(0.0, 1.0).expand([4, 3]).to_event(2)
+        >>> q = SpikeAndSlab(torch.full((4, 3), 2.0), 0.1, 0.5, block_shape=(4, 1))
+        >>> [round(part.item(), 3) for part in kl_parts(q, prior)]
+        [21.691, 12.0, -2.079]
+
+    :param SpikeAndSlab q: the guide's distribution.
+    :param prior: a diagonal normal, ``Normal(...).to_event(q.event_dim)``.
+    :raises NotImplementedError: if ``prior`` is not of that form.
+    :raises ValueError: if the event shapes differ.
+    """
+    loc0, scale0 = _diagonal_normal(q, prior)
+    dims = tuple(range(-q.event_dim, 0))
+    loc, block_shape, p = q._unexpanded_loc, q.block_shape, q.drop_prob
+    centred = _is_zero(loc0)
+    has_mask = isinstance(p, Tensor) or 0.0 < p < 1.0
+    shared = (has_mask and is_flat(q.scale, q.event_dim)) or (
+        centred and is_flat(scale0, q.event_dim)
+    )
+    square_sums = block_square_sums(loc, block_shape) if shared else None
+
+    constant = sum_event(_scale_term(q.scale, scale0), q.event_shape)
+    p = p.to(torch.float64) if isinstance(p, Tensor) else p
+    if centred:
+        slab = (1 - p) * block_square_ratios(loc, scale0, block_shape, square_sums)
+    else:
+        slab = (1 - p) * block_square_ratios(loc - loc0, scale0, block_shape)
+        slab = slab + p * _spike_term(loc0 / scale0, q)
+    information = q.mask_information(square_sums).sum(dims) if has_mask else None
+    mask = torch.zeros_like(constant) if information is None else -information
+    shape = torch.broadcast_shapes(q.batch_shape, prior.batch_shape)
+    parts = (constant, slab.sum(dims) / 2, mask)
+    return KLParts(*[part.expand(shape) for part in parts])
+
+
+def gal_kl_divergence(q: SpikeAndSlab, prior: Independent[Any]) -> Tensor:
+    r"""
+    Gal and Ghahramani's approximation: the mask part taken as if spike and slab never overlapped.
+
+    .. math::
+        0 \le \mathrm{KL} - \mathrm{KL}_\mathrm{Gal} = \sum_k H_B(p_k) - I(d_k^2, p_k)
+        \le \sum_k H_B(p_k).
+
+    Parameters and errors are those of :func:`kl_parts`.
+    """
+    parts = kl_parts(q, prior)
+    return (parts.constant + parts.slab - _mask_entropy(q)).to(q.loc.dtype)
+
+
+def gal_gap(q: SpikeAndSlab) -> Tensor:
+    """Return the exact divergence minus Gal and Ghahramani's, in float64; it needs no prior."""
+    information = q.mask_information().sum(tuple(range(-q.event_dim, 0)))
+    return (_mask_entropy(q) - information).expand(q.batch_shape)
+
+
+def _kl_spike_and_slab_normal(q: SpikeAndSlab, prior: Independent[Any]) -> Tensor:
+    parts = kl_parts(q, prior)
+    return (parts.constant + parts.slab + parts.mask).to(q.loc.dtype)
+
+
+register_kl(SpikeAndSlab, Independent)(_kl_spike_and_slab_normal)
+
+
+def _diagonal_normal(q: SpikeAndSlab, prior: Independent[Any]) -> tuple[Tensor, Tensor]:
+    base: Any = prior
+    event_dim = 0
+    while isinstance(base, Independent):
+        base, event_dim = base.base_dist, event_dim + base.reinterpreted_batch_ndims
+    if not isinstance(base, Normal) or event_dim != q.event_dim:
+        raise NotImplementedError(
+            f"Expected a Normal prior with {q.event_dim} event dims, got {prior}."
+        )
+    if prior.event_shape != q.event_shape:
+        raise ValueError(
+            f"Expected a prior of event shape {shape_text(q.event_shape)}, "
+            f"got {shape_text(prior.event_shape)}."
+        )
+    return _unexpanded(base.loc), _unexpanded(base.scale)
+
+
+def _unexpanded(x: Tensor) -> Tensor:
+    for dim, stride in enumerate(x.stride()):
+        if stride == 0 and x.shape[dim] > 1:
+            x = x.narrow(dim, 0, 1)
+    return x
+
+
+def _is_zero(x: Tensor) -> bool:
+    """Whether ``x`` is known to be 0 without waiting for a GPU."""
+    return x.numel() == 1 and x.device.type == "cpu" and not x.requires_grad and x.item() == 0.0
+
+
+def _spike_term(offset: Tensor, q: SpikeAndSlab) -> Tensor:
+    if is_flat(offset, q.event_dim):
+        return offset.to(torch.float64).square() * math.prod(q.block_shape)
+    batch = offset.shape[: max(offset.dim() - q.event_dim, 0)]
+    return block_square_sums(offset.expand(batch + q.event_shape), q.block_shape)
+
+
+def _scale_term(scale: Tensor, scale0: Tensor) -> Tensor:
+    ratio = _widened(scale) / _widened(scale0)
+    # (r - 1) (r + 1), not r^2 - 1, which loses what r has where both scales are close.
+    return ((ratio - 1) * (ratio + 1)) / 2 - ratio.log()
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.to(torch.float64) if x.numel() <= _SMALL else x
+
+
+def _mask_entropy(q: SpikeAndSlab) -> Tensor:
+    p = torch.as_tensor(q.drop_prob, dtype=torch.float64, device=q.loc.device)
+    return sum_event(binary_entropy(p), q.grid_shape)
