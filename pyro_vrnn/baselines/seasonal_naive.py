@@ -77,8 +77,8 @@ class SeasonalNaive:
         """
         Mean and standard deviation of the H values that follow each history.
 
-        :param history: (n,) or (*, n), values up to the origin, at least one season of them.
-        :returns: loc and scale, each (*, H).
+        :param history: (n,) or ``(*, n)``, values up to the origin, at least one season of them.
+        :returns: loc and scale, each ``(*, H)``.
         :raises RuntimeError: before :meth:`fit`.
         :raises ValueError: for NaN, or a history shorter than one season.
         """

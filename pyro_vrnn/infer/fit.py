@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -112,7 +113,7 @@ def fit(
         set_seed(seed)
     started = time.perf_counter()
     result = FitResult(seed=seed)
-    with pyro.settings.context(module_local_params=True):
+    with _module_local_params(model, guide):
         trainer = _Trainer((elbo or TraceMeanField_ELBO())(model, guide), optimizer, clip_norm)
         with tqdm(total=num_epochs, desc="SVI", unit="epoch", disable=not progress) as bar:
             for epoch in range(num_epochs):
@@ -131,6 +132,19 @@ def fit(
                 bar.update()
     result.wall_time = time.perf_counter() - started
     return result
+
+
+@contextlib.contextmanager
+def _module_local_params(*modules: torch.nn.Module) -> Iterator[None]:
+    """Let modules that were built under Pyro's default setting run under module-local parameters."""
+    for module in modules:
+        for part in module.modules():
+            context = getattr(part, "_pyro_context", None)
+            # Pyro 1.9 makes this only if the setting was on when the module was built.
+            if context is not None and not hasattr(context, "param_state"):
+                context.param_state = {"params": {}, "constraints": {}}
+    with pyro.settings.context(module_local_params=True):
+        yield
 
 
 class _Trainer:

@@ -1,0 +1,44 @@
+"""The length of a season, read off a series' autocorrelation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+LEAST_CORRELATION = 0.3
+
+
+def detect_season(values: ArrayLike, max_season: int) -> int:
+    """
+    Return the lag, up to ``max_season``, after which a series looks most like itself; 1 if none.
+
+    The line of least squares is taken off first. The lag is the highest peak of the
+    autocorrelation past its first minimum, if it is at least 0.3 there: a heuristic, whose result
+    is one candidate among others, to be judged by forecasts.
+
+    Example::
+
+        >>> detect_season(np.sin(np.arange(200) * 2 * np.pi / 12) + np.arange(200), 50)
+        12
+
+    :param values: ``(n,)``, in time order, finite.
+    :param max_season: longest lag considered.
+    """
+    series = np.asarray(values, dtype=np.float64)
+    time = np.arange(len(series))
+    rest = series - np.polyval(np.polyfit(time, series, 1), time)
+    if max_season < 3 or np.square(rest).sum() <= 1e-18 * np.square(series).sum():
+        return 1
+    spectrum = np.fft.rfft(rest, 2 * len(rest))
+    products = np.fft.irfft(np.abs(spectrum) ** 2)[: max_season + 2]
+    counts = len(rest) - np.arange(len(products))
+    correlation = products / counts * len(rest) / products[0]
+    steps = np.diff(correlation)
+    rising = np.flatnonzero(steps > 0)
+    if not len(rising):
+        return 1
+    first = int(rising[0]) + 1
+    peak = first + int(np.argmax(correlation[first : max_season + 1]))
+    # A maximum at the very end is a slope, not a peak.
+    is_peak = peak < max_season and correlation[peak] >= LEAST_CORRELATION
+    return peak if is_peak else 1

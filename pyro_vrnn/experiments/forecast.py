@@ -1,0 +1,299 @@
+r"""
+A forecasting study of one series: choose on the validation part, read the test part once.
+
+Training, validation and test follow each other in time. Every choice is made by the fair CRPS of
+rolling, non-overlapping forecasts of the validation part: first the lag of the network's inputs,
+then the drop probability p and the slab's scale :math:`\sigma`. The learned noise is then
+multiplied by one factor that maximises the validation likelihood (a choice of :math:`\tau`). The
+chosen model forecasts the test part, and that is all the test part is used for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro.infer import Predictive
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_vrnn.data.season import detect_season
+from pyro_vrnn.data.windowing import TimeSplit, Windows, rolling_origins, split_in_time, windows
+from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
+from pyro_vrnn.infer.fit import FitResult, fit
+from pyro_vrnn.models.forecaster import Forecaster
+from pyro_vrnn.nn.recurrent import GRU, LSTM, RNN
+from pyro_vrnn.runs import set_seed
+from pyro_vrnn.scores.density import gaussian_mixture_nll
+from pyro_vrnn.scores.ensemble import crps
+from pyro_vrnn.shapes import check_choice, check_positive_int
+
+Array = NDArray[np.float64]
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+NOISE_FACTORS = np.round(np.geomspace(0.5, 2.0, 57), 3)
+MAX_WINDOWS = 4000
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """
+    What a study is run with. ``horizon`` and ``season`` of None are taken from the series.
+
+    ``num_steps`` is the least number of optimiser steps of one candidate; whole epochs are run.
+    """
+
+    horizon: int | None = None
+    season: int | None = None
+    cell: str = "lstm"
+    hidden_size: int = 32
+    drop_probs: tuple[float, ...] = (0.0, 0.1, 0.25)
+    scales: tuple[float, ...] = (0.01, 0.05)
+    num_steps: int = 500
+    batch_size: int = 64
+    learning_rate: float = 0.01
+    num_samples: int = 400
+    num_origins: int = 24
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_choice("cell", self.cell, tuple(CELLS))
+        for name in ("hidden_size", "num_steps", "batch_size", "num_origins"):
+            check_positive_int(name, getattr(self, name))
+        for name in ("horizon", "season"):
+            if getattr(self, name) is not None:
+                check_positive_int(name, getattr(self, name))
+        if self.num_samples < 200:
+            raise ValueError(f"Expected num_samples of at least 200, got {self.num_samples}.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is forecast from what: sizes in steps of the series."""
+
+    horizon: int
+    season: int
+    lags: tuple[int, ...]
+    window: int
+    split: TimeSplit
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate and its score on the validation part, in the series' units."""
+
+    lag: int
+    drop_prob: float
+    scale: float
+    validation_crps: float
+    final_elbo: float
+    seconds: float
+
+
+@dataclass
+class Candidate:
+    """A trained candidate."""
+
+    trial: Trial
+    model: Forecaster
+    guide: AutoSpikeAndSlab
+    result: FitResult
+    train: Windows
+
+
+@dataclass
+class Forecasts:
+    """
+    Forecasts from rolling origins, raw units.
+
+    :ivar y: what happened, ``(R, H)`` for R origins and horizon H.
+    :ivar loc: means of each draw of the weights, ``(S, R, H)``.
+    :ivar noise: standard deviation of the observation noise by horizon, ``(H,)``.
+    :ivar draws: draws of y*, noise included, ``(S, R, H)``.
+    :ivar origins: index of the first target of each origin, ``(R,)``.
+    """
+
+    y: Array
+    loc: Array
+    noise: Array
+    draws: Array
+    origins: NDArray[np.int64]
+
+
+@dataclass
+class Study:
+    """A finished choice, and the forecasts of the test part."""
+
+    config: ForecastConfig
+    plan: Plan
+    trials: list[Trial]
+    chosen: Candidate
+    noise_factor: float
+    validation: Forecasts
+    test: Forecasts
+    notes: list[str] = field(default_factory=list)
+
+
+def make_plan(values: Array, config: ForecastConfig) -> Plan:
+    """
+    Decide horizon, season, candidate lags, window and split from the config and the series.
+
+    Only the first half of the series is looked at for a season.
+
+    :raises ValueError: if the series is too short for the origins asked for.
+    """
+    n = len(values)
+    horizon = config.horizon or max(1, min(13, n // 120))
+    head = values[: n // 2]
+    season = config.season or detect_season(head, max_season=len(head) // 4)
+    seasonal = season * math.ceil(horizon / season)
+    lags = tuple(dict.fromkeys((seasonal, horizon)))
+    window = max(2 * seasonal, 16)
+    split = split_in_time(
+        n,
+        window=window,
+        horizon=horizon,
+        num_test_origins=config.num_origins,
+        num_validation_origins=config.num_origins,
+    )
+    return Plan(horizon, season, lags, window, split)
+
+
+def train_candidate(
+    values: Array,
+    plan: Plan,
+    config: ForecastConfig,
+    *,
+    lag: int,
+    drop_prob: float,
+    scale: float,
+    seed: int | None = None,
+) -> Candidate:
+    """Train one candidate on the training part and score it on the validation part."""
+    seed = config.seed if seed is None else seed
+    past = values[: plan.split.train.stop]
+    stride = math.ceil(len(plan.split.train) / MAX_WINDOWS)
+    train = windows(
+        past, window=plan.window, horizon=plan.horizon, stride=stride, dtype=torch.float32
+    )
+    set_seed(seed)
+    model = Forecaster(
+        CELLS[config.cell](1, config.hidden_size),
+        plan.horizon,
+        lag=lag,
+        num_data=len(train.x),
+        overlap=train.overlap,
+    )
+    model.fit_scaling(torch.as_tensor(past))
+    guide = AutoSpikeAndSlab(model, drop_prob=drop_prob, scale=scale)
+    loader = DataLoader(
+        TensorDataset(train.x, train.y),
+        batch_size=config.batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    result = fit(
+        model,
+        guide,
+        loader,
+        num_epochs=math.ceil(config.num_steps / len(loader)),
+        optimizer=partial(torch.optim.Adam, lr=config.learning_rate),
+        seed=seed,
+        device=config.device,
+        progress=False,
+    )
+    forecasts = forecast(model, guide, values, plan, config, plan.split.validation.start)
+    score = float(crps(forecasts.y, forecasts.draws).mean())
+    trial = Trial(lag, drop_prob, scale, score, -result.epoch_loss[-1], result.wall_time)
+    return Candidate(trial, model, guide, result, train)
+
+
+def forecast(
+    model: Forecaster,
+    guide: AutoSpikeAndSlab,
+    values: Array,
+    plan: Plan,
+    config: ForecastConfig,
+    start: int,
+    *,
+    noise_factor: float = 1.0,
+) -> Forecasts:
+    """Forecast from ``num_origins`` rolling origins, the first target at ``start``."""
+    part = rolling_origins(
+        values,
+        start,
+        window=plan.window,
+        horizon=plan.horizon,
+        count=config.num_origins,
+        dtype=torch.float32,
+    )
+    predictive = Predictive(
+        model, guide=guide, num_samples=config.num_samples, parallel=True, return_sites=("loc",)
+    )
+    loc = predictive(part.x.to(config.device))["loc"].double().cpu().numpy()
+    noise = noise_factor * (model.scale[0] * model.tau.rsqrt()).detach().double().cpu().numpy()
+    generator = np.random.default_rng(config.seed)
+    draws = loc + noise * generator.standard_normal(loc.shape)
+    return Forecasts(part.y.double().numpy(), loc, noise, draws, part.origins.numpy())
+
+
+def choose_noise_factor(forecasts: Forecasts) -> float:
+    """Return the factor on the noise that maximises the likelihood of these forecasts."""
+    scores = [
+        gaussian_mixture_nll(forecasts.y, forecasts.loc, factor * forecasts.noise[None, None]).mean()
+        for factor in NOISE_FACTORS
+    ]
+    return float(NOISE_FACTORS[int(np.argmin(scores))])
+
+
+def run_study(
+    values: Array,
+    config: ForecastConfig,
+    *,
+    on_trial: Callable[[int, int, Trial], None] = lambda done, total, trial: None,
+) -> Study:
+    """
+    Choose on the validation part, then forecast the test part once.
+
+    :param values: the series, ``(n,)``, finite, in time order.
+    :param on_trial: called after each candidate with its number, how many there are, and itself.
+    :raises ValueError: if the series is too short.
+    """
+    plan = make_plan(values, config)
+    first = (min(config.drop_probs, key=lambda p: abs(p - 0.1)), config.scales[0])
+    grid = [(p, s) for p in config.drop_probs for s in config.scales if (p, s) != first]
+    total = len(plan.lags) + len(grid)
+    trials: list[Trial] = []
+    best: Candidate | None = None
+
+    def attempt(lag: int, drop_prob: float, scale: float) -> None:
+        nonlocal best
+        candidate = train_candidate(
+            values, plan, config, lag=lag, drop_prob=drop_prob, scale=scale
+        )
+        trials.append(candidate.trial)
+        if best is None or candidate.trial.validation_crps < best.trial.validation_crps:
+            best = candidate
+        on_trial(len(trials), total, candidate.trial)
+
+    for lag in plan.lags:
+        attempt(lag, *first)
+    assert best is not None
+    lag = best.trial.lag
+    for drop_prob, scale in grid:
+        attempt(lag, drop_prob, scale)
+
+    run = partial(forecast, best.model, best.guide, values, plan, config)
+    validation = run(plan.split.validation.start)
+    factor = choose_noise_factor(validation)
+    test = run(plan.split.test.start, noise_factor=factor)
+    return Study(config, plan, trials, best, factor, validation, test)
+
+
+def config_dict(config: ForecastConfig) -> dict[str, object]:
+    """Return the config as JSON can hold it."""
+    return asdict(config)
