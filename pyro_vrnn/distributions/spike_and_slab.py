@@ -101,7 +101,7 @@ class SpikeAndSlab(TorchDistribution):
         batch_shape, event_shape = loc.shape[: loc.dim() - n], loc.shape[loc.dim() - n :]
         self.grid_shape = grid_shape(event_shape, self.block_shape)
         self.loc = loc
-        self.scale = torch.as_tensor(scale).to(loc)
+        self.scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
         _check_broadcasts("scale", self.scale, loc.shape)
         self.drop_prob = self._checked_drop_prob(drop_prob, batch_shape)
         # Divergences are taken before an expansion and broadcast after.
