@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -135,7 +135,6 @@ class Study:
     noise_factor: float
     validation: Forecasts
     test: Forecasts
-    notes: list[str] = field(default_factory=list)
 
 
 def make_plan(values: Array, config: ForecastConfig) -> Plan:
@@ -292,8 +291,3 @@ def run_study(
     factor = choose_noise_factor(validation)
     test = run(plan.split.test.start, noise_factor=factor)
     return Study(config, plan, trials, best, factor, validation, test)
-
-
-def config_dict(config: ForecastConfig) -> dict[str, object]:
-    """Return the config as JSON can hold it."""
-    return asdict(config)

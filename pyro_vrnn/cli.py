@@ -1,0 +1,73 @@
+"""The command line, ``pyro-vrnn``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Bayesian recurrent networks in Pyro.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def commands() -> None:
+    """Bayesian recurrent networks in Pyro."""
+
+
+@app.command()
+def demo(
+    csv: Annotated[Path | None, typer.Option(help="Your own series: a CSV file.")] = None,
+    column: Annotated[str | None, typer.Option(help="The column of --csv to forecast.")] = None,
+    season: Annotated[
+        int | None, typer.Option(help="Steps in a season; by default read off the series.")
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option(help="Steps to forecast; by default 13, fewer if it is short.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    cell: Annotated[str, typer.Option(help="lstm, gru or rnn.")] = "lstm",
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each candidate.")] = 500,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Forecast a real series (weekly CO2, or your own) and judge the forecasts."""
+    from pyro_vrnn.data.series import co2_weekly, read_csv
+    from pyro_vrnn.experiments.demo import run_demo
+    from pyro_vrnn.experiments.forecast import ForecastConfig
+    from pyro_vrnn.experiments.forecast_report import describe
+
+    if (csv is None) != (column is None):
+        raise ValueError("Expected --csv and --column together, got only one of them.")
+    if csv is not None and column is not None:
+        series = read_csv(csv, column)
+    else:
+        series = co2_weekly()
+    config = ForecastConfig(
+        horizon=horizon, season=season, cell=cell, num_steps=steps, seed=seed, device=device
+    )
+    result = run_demo(series, config, out, progress=progress)
+    typer.echo(describe(result.found))
+    for name, path in (("figure", result.figure), ("numbers", result.json), ("ArviZ", result.arviz)):
+        typer.echo(f"{name:>8}: {path}")
+
+
+def main() -> None:
+    """Run the command line; a refused argument is one line on stderr and exit status 2."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        typer.echo(f"pyro-vrnn: {message}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

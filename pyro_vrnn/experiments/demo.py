@@ -1,0 +1,91 @@
+"""The demo: forecast a real series with a Bayesian recurrent network, and judge the forecasts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from pyro_vrnn.data.series import Series
+from pyro_vrnn.diagnostics.arviz_export import from_pyro_svi
+from pyro_vrnn.experiments.demo_figure import draw_demo
+from pyro_vrnn.experiments.forecast import ForecastConfig, Study, Trial, make_plan, run_study
+from pyro_vrnn.experiments.forecast_report import report
+from pyro_vrnn.files import writable_folder, write_atomic, write_json
+from pyro_vrnn.runs import machine, versions
+
+EXPORTED_DRAWS = 200
+MAX_EXPORTED_WINDOWS = 512
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found, and where it wrote it."""
+
+    found: dict[str, Any]
+    figure: Path
+    json: Path
+    arviz: Path
+
+
+def run_demo(
+    series: Series, config: ForecastConfig, out: str | Path, *, progress: bool = True
+) -> DemoResult:
+    """
+    Run the study of a series and write figure, numbers and ArviZ file to the folder ``out``.
+
+    The folder and the series are checked first; files are written at the end, each whole.
+
+    :raises ValueError: if the series is too short for the config.
+    :raises OSError: if the folder cannot be written.
+    """
+    started = time.perf_counter()
+    make_plan(series.values, config)
+    out = writable_folder(out)
+    with tqdm(desc="choosing on validation", unit="fit", disable=not progress) as bar:
+
+        def on_trial(done: int, total: int, trial: Trial) -> None:
+            bar.total = total
+            bar.set_postfix(
+                p=trial.drop_prob, sigma=trial.scale, crps=f"{trial.validation_crps:.3g}"
+            )
+            bar.update()
+
+        study = run_study(series.values, config, on_trial=on_trial)
+    found = {
+        "series": {
+            "name": series.name,
+            "source": series.source,
+            "values": len(series.values),
+            "gaps_interpolated": series.filled,
+        },
+        **report(series.values, study),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    stem = f"demo-{series.name}-seed{config.seed}".replace("/", "_").replace(" ", "_")
+    figure = write_atomic(
+        out / f"{stem}.png", lambda path: draw_demo(path, series, study, found)
+    )
+    arviz = write_atomic(out / f"{stem}.nc", lambda path: _export(study).to_netcdf(path))
+    found["wall_time_seconds"] = time.perf_counter() - started
+    return DemoResult(found, figure, write_json(out / f"{stem}.json", found), arviz)
+
+
+def _export(study: Study) -> Any:
+    chosen, train = study.chosen, study.chosen.train
+    # The program scales a part of the windows up to all of them, as it does a minibatch.
+    stride = -(-len(train.x) // MAX_EXPORTED_WINDOWS)
+    device = study.config.device
+    return from_pyro_svi(
+        chosen.model,
+        chosen.guide,
+        svi_result=chosen.result,
+        model_args=(train.x[::stride].to(device), train.y[::stride].to(device)),
+        num_samples=EXPORTED_DRAWS,
+        coords={"data": train.origins[::stride].numpy()},
+        seed=study.config.seed,
+    )

@@ -1,0 +1,228 @@
+"""Scores of a study's test part beside the floor: what the demo prints and writes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyro_vrnn.baselines.seasonal_naive import SeasonalNaive
+from pyro_vrnn.distributions.kl import kl_parts
+from pyro_vrnn.experiments.forecast import Forecasts, Study
+from pyro_vrnn.scores.bootstrap import block_bootstrap
+from pyro_vrnn.scores.density import gaussian_crps, gaussian_mixture_nll, rmse
+from pyro_vrnn.scores.ensemble import crps
+from pyro_vrnn.scores.intervals import central_interval, coverage, interval_score, width
+
+Array = NDArray[np.float64]
+LEVELS = (0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """
+    Scores of one method, each ``(R, H)`` for R origins and horizon H, in the series' units.
+
+    :ivar dict interval: level -> ``hit`` (0 or 1), ``width`` and ``score`` of the central interval.
+    """
+
+    error: Array
+    nll: Array
+    crps: Array
+    interval: dict[float, dict[str, Array]]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the means, with the bootstrap range of the coverage over origins."""
+        found: dict[str, Any] = {
+            "rmse": rmse(self.error, np.zeros_like(self.error)),
+            "nll": float(self.nll.mean()),
+            "crps": float(self.crps.mean()),
+        }
+        for level, parts in self.interval.items():
+            hits = block_bootstrap(parts["hit"])
+            found[f"interval_{level:.0%}"] = {
+                "coverage": hits.mean,
+                "coverage_range": [hits.lower, hits.upper],
+                "width": float(parts["width"].mean()),
+                "score": float(parts["score"].mean()),
+            }
+        return found
+
+
+def _intervals(y: Array, ends: dict[float, tuple[Array, Array]]) -> dict[float, dict[str, Array]]:
+    return {
+        level: {
+            "hit": coverage(y, lower, upper),
+            "width": width(lower, upper),
+            "score": interval_score(y, lower, upper, level),
+        }
+        for level, (lower, upper) in ends.items()
+    }
+
+
+def model_scores(forecasts: Forecasts) -> Scores:
+    """Score draws of y*, observation noise included."""
+    y = forecasts.y
+    return Scores(
+        error=y - forecasts.loc.mean(axis=0),
+        nll=gaussian_mixture_nll(y, forecasts.loc, forecasts.noise[None, None]),
+        crps=crps(y, forecasts.draws),
+        interval=_intervals(
+            y, {level: central_interval(forecasts.draws, level) for level in LEVELS}
+        ),
+    )
+
+
+def floor_scores(values: Array, study: Study) -> Scores:
+    """Score the seasonal-naive forecast of the same origins, fitted to the training part."""
+    plan = study.plan
+    floor = SeasonalNaive(plan.season, plan.horizon).fit(values[: plan.split.train.stop])
+    pairs = [floor.forecast(values[:origin]) for origin in study.test.origins]
+    loc, scale = (np.stack(part) for part in zip(*pairs, strict=True))
+    y = study.test.y
+    z = {level: NormalDist().inv_cdf((1 + level) / 2) for level in LEVELS}
+    ends = {level: (loc - z[level] * scale, loc + z[level] * scale) for level in LEVELS}
+    return Scores(
+        error=y - loc,
+        nll=gaussian_mixture_nll(y, loc[None], scale[None]),
+        crps=gaussian_crps(y, loc, scale),
+        interval=_intervals(y, ends),
+    )
+
+
+def differences(ours: Scores, floor: Scores) -> dict[str, dict[str, float]]:
+    """Return mean differences (ours - floor; below 0 is better), paired by origin, with ranges."""
+    pairs = {
+        "crps": ours.crps - floor.crps,
+        "nll": ours.nll - floor.nll,
+        **{
+            f"interval_score_{level:.0%}": ours.interval[level]["score"]
+            - floor.interval[level]["score"]
+            for level in LEVELS
+        },
+    }
+    return {name: block_bootstrap(values)._asdict() for name, values in pairs.items()}
+
+
+def elbo_parts(study: Study) -> dict[str, float]:
+    """
+    Split the chosen model's final ELBO per observed value, in nats.
+
+    The KL's constant part, about log(s/sigma) - 1/2 a weight, is what no training removes; where
+    it exceeds the likelihood's gain the bound says nothing about the evidence.
+    """
+    guide, model = study.chosen.guide, study.chosen.model
+    priors = {f"rnn.{name}": model.rnn.prior(name) for name in model.rnn._weight_sites}
+    priors |= {f"head.{name}": model.head.prior(name) for name in model.head._weight_sites}
+    with torch.no_grad():
+        parts = [kl_parts(guide.distribution(name), prior) for name, prior in priors.items()]
+    windows = study.chosen.train
+    count = windows.y.numel() / windows.overlap
+    kl = sum(float(sum(part)) for part in parts)
+    constant = sum(float(part.constant) for part in parts)
+    steps = study.chosen.result.steps_per_epoch
+    elbo = float(np.mean(study.chosen.result.elbo[-steps:]))
+    return {
+        "observed_values": count,
+        "elbo": elbo / count,
+        "expected_log_likelihood": (elbo + kl) / count,
+        "kl": kl / count,
+        "kl_constant_part": constant / count,
+    }
+
+
+def report(values: Array, study: Study) -> dict[str, Any]:
+    """Return everything a study found, as JSON can hold it."""
+    ours, floor = model_scores(study.test), floor_scores(values, study)
+    plan, chosen = study.plan, study.chosen.trial
+    return {
+        "config": asdict(study.config),
+        "plan": {
+            "horizon": plan.horizon,
+            "season": plan.season,
+            "lags_tried": list(plan.lags),
+            "window": plan.window,
+            **{
+                f"{name}_targets": [part.start, part.stop]
+                for name, part in (
+                    ("train", plan.split.train),
+                    ("validation", plan.split.validation),
+                    ("test", plan.split.test),
+                )
+            },
+        },
+        "trials": [asdict(trial) for trial in study.trials],
+        "chosen": {**asdict(chosen), "noise_factor": study.noise_factor},
+        "noise_scale_by_horizon": study.test.noise.tolist(),
+        "validation": model_scores(study.validation).summary(),
+        "test": {"bayesian": ours.summary(), "seasonal_naive": floor.summary()},
+        "test_difference": differences(ours, floor),
+        "test_crps_by_horizon": {
+            "bayesian": ours.crps.mean(axis=0).tolist(),
+            "seasonal_naive": floor.crps.mean(axis=0).tolist(),
+        },
+        "elbo_per_observed_value": elbo_parts(study),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the test scores as a text table."""
+    rows = [("", "Bayesian", "seasonal naive")]
+    methods = [found["test"]["bayesian"], found["test"]["seasonal_naive"]]
+    for name in ("rmse", "nll", "crps"):
+        rows.append((name.upper(), *(f"{m[name]:.3f}" for m in methods)))
+    for level in LEVELS:
+        key = f"interval_{level:.0%}"
+        parts = [m[key] for m in methods]
+        rows.append((f"{level:.0%} interval score", *(f"{p['score']:.3f}" for p in parts)))
+        rows.append((f"{level:.0%} interval width", *(f"{p['width']:.3f}" for p in parts)))
+        shown = [
+            "{:.3f} [{:.3f}, {:.3f}]".format(p["coverage"], *p["coverage_range"]) for p in parts
+        ]
+        rows.append((f"{level:.0%} coverage", *shown))
+    widths = [max(len(row[k]) for row in rows) for k in range(3)]
+    lines = [
+        f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
+    ]
+    return "\n".join(lines)
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Return a page of text: data, split, choice, test scores, what the differences are worth."""
+    series, plan, chosen = found["series"], found["plan"], found["chosen"]
+    sizes = {
+        name: plan[f"{name}_targets"][1] - plan[f"{name}_targets"][0]
+        for name in ("train", "validation", "test")
+    }
+    origins = found["config"]["num_origins"]
+    elbo = found["elbo_per_observed_value"]
+    lines = [
+        f"{series['name']} ({series['source']}): {series['values']} values, "
+        f"{series['gaps_interpolated']} gaps interpolated.",
+        f"In time order: {sizes['train']} values to train on, {sizes['validation']} to choose "
+        f"with, {sizes['test']} to test on ({origins} origins, {plan['horizon']} steps each, "
+        f"no overlap); season {plan['season']}.",
+        f"Chosen on the validation part: lag {chosen['lag']}, p = {chosen['drop_prob']}, "
+        f"sigma = {chosen['scale']}, noise x {chosen['noise_factor']}.",
+        "Test part, read once (coverage with its 95 % bootstrap range over origins):",
+        "",
+        table(found),
+        "",
+        "Differences, Bayesian minus seasonal naive, paired by origin (below 0 is better):",
+    ]
+    for name, part in found["test_difference"].items():
+        lines.append(
+            f"  {name.replace('_', ' ')}: {part['mean']:.3f} "
+            f"[{part['lower']:.3f}, {part['upper']:.3f}]"
+        )
+    lines.append(
+        f"ELBO per observed value: {elbo['elbo']:.2f} nats = {elbo['expected_log_likelihood']:.2f} "
+        f"expected log-likelihood - {elbo['kl']:.2f} KL, of which {elbo['kl_constant_part']:.2f} "
+        "no training removes"
+        + (": as a bound on the evidence it is vacuous." if elbo["kl"] > 5 else ".")
+    )
+    return "\n".join(lines)
