@@ -22,19 +22,22 @@ def detect_season(values: ArrayLike, max_season: int) -> int:
         12
 
     :param values: ``(n,)``, in time order, finite.
-    :param max_season: longest lag considered.
+    :param max_season: longest lag considered; half the length, if that is less.
     """
     series = np.asarray(values, dtype=np.float64)
+    max_season = min(max_season, len(series) // 2)
+    if max_season < 3:
+        return 1
     time = np.arange(len(series))
     rest = series - np.polyval(np.polyfit(time, series, 1), time)
-    if max_season < 3 or np.square(rest).sum() <= 1e-18 * np.square(series).sum():
+    if np.square(rest).sum() <= 1e-18 * np.square(series).sum():
         return 1
     spectrum = np.fft.rfft(rest, 2 * len(rest))
     products = np.fft.irfft(np.abs(spectrum) ** 2)[: max_season + 2]
     counts = len(rest) - np.arange(len(products))
     correlation = products / counts * len(rest) / products[0]
     steps = np.diff(correlation)
-    rising = np.flatnonzero(steps > 0)
+    rising = np.flatnonzero(steps[:max_season] > 0)
     if not len(rising):
         return 1
     first = int(rising[0]) + 1

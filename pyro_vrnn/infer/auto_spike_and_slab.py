@@ -18,8 +18,13 @@ from pyro_vrnn.distributions import SpikeAndSlab
 from pyro_vrnn.distributions.weight_site import GATE_CHOICES, KINDS, weight_site_of
 from pyro_vrnn.infer.initialization import InitLocFn, default_initial
 from pyro_vrnn.nn.own_params import OwnParamsModule
-from pyro_vrnn.shapes import check_choice, check_finite, check_positive_float
-from pyro_vrnn.shapes import check_probability, shape_text
+from pyro_vrnn.shapes import (
+    check_choice,
+    check_finite,
+    check_positive_float,
+    check_probability,
+    shape_text,
+)
 
 SCOPES = ("batch", "sequence")
 DEFAULT_DROP_PROB = 0.25
@@ -132,7 +137,13 @@ class AutoSpikeAndSlab(AutoGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
-        latents = dict(self.prototype_trace.iter_stochastic_nodes())
+        try:
+            self._build(dict(self.prototype_trace.iter_stochastic_nodes()))
+        except BaseException:
+            self.prototype_trace = None  # so that the next call builds the guide anew
+            raise
+
+    def _build(self, latents: Mapping[str, dict[str, Any]]) -> None:
         self._check_names(latents)
         self.sites = {name: self._decide(name, site) for name, site in latents.items()}
         self.locs = OwnParamsModule("locs")
@@ -186,10 +197,10 @@ class AutoSpikeAndSlab(AutoGuide):
                 f"{shape_text(fn.batch_shape)} and event shape {shape_text(shape)}."
             )
         if given is not None:
-            block_shape = tuple(given)
+            block_shape = _check_blocks(name, given, shape)
         else:
             assert record is not None
-            block_shape = record.blocks(shape, self._gates)
+            block_shape = _check_blocks(name, record.blocks(shape, self._gates), shape)
         kind = "" if record is None else record.kind
         drop_prob, named = _lookup(self._drop_prob, name, kind, DEFAULT_DROP_PROB)
         if record is not None and not named:
@@ -267,6 +278,16 @@ def _check_drop_prob(name: str, value: Any) -> float:
     return float(value)
 
 
+def _check_blocks(name: str, block_shape: Any, shape: torch.Size) -> tuple[int, ...]:
+    is_shape = isinstance(block_shape, (tuple, list)) and len(block_shape) == len(shape)
+    if not is_shape or any(b < 1 or s % b for s, b in zip(shape, block_shape, strict=True)):
+        got = shape_text(block_shape) if isinstance(block_shape, (tuple, list)) else block_shape
+        raise ValueError(
+            f"Expected a block shape of '{name}' that tiles {shape_text(shape)}, got {got}."
+        )
+    return tuple(block_shape)
+
+
 def _lookup(given: PerSite, name: str, kind: str, default: float) -> tuple[float, bool]:
     """Return the value for a site, and whether the site or its kind was named."""
     if not isinstance(given, Mapping):
@@ -280,6 +301,16 @@ def _holder(root: OwnParamsModule, site_name: str) -> tuple[OwnParamsModule, str
     *path, last = site_name.split(".")
     for part in path:
         if part not in root._modules:
+            _check_free(root, part, site_name)
             setattr(root, part, OwnParamsModule())
         root = getattr(root, part)
+    _check_free(root, last, site_name)
     return root, last
+
+
+def _check_free(root: OwnParamsModule, attribute: str, site_name: str) -> None:
+    if hasattr(root, attribute):
+        raise ValueError(
+            f"Expected a site name whose parts are no other site or attribute of a module, "
+            f"got '{site_name}' ({attribute!r} is taken)."
+        )

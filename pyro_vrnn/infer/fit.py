@@ -83,7 +83,8 @@ def fit(
         (6, 3)
 
     :param model: a Pyro model that is a module.
-    :param guide: its guide, a module; an autoguide is built by a warm-up call, which draws random numbers.
+    :param guide: its guide, a module; an autoguide is built by a warm-up call, which draws random
+        numbers.
     :param data: an iterable of batches that can be run through once an epoch, such as a
         :class:`~torch.utils.data.DataLoader`. A batch is a tuple of the model's positional
         arguments, or a dict of keyword arguments.
@@ -136,7 +137,7 @@ def fit(
 
 @contextlib.contextmanager
 def _module_local_params(*modules: torch.nn.Module) -> Iterator[None]:
-    """Let modules that were built under Pyro's default setting run under module-local parameters."""
+    """Let modules built under Pyro's default setting run under module-local parameters."""
     for module in modules:
         for part in module.modules():
             context = getattr(part, "_pyro_context", None)

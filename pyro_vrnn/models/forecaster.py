@@ -9,8 +9,14 @@ from pyro_vrnn.models.gaussian import GaussianSequenceModel
 from pyro_vrnn.nn.linear import Linear
 from pyro_vrnn.nn.recurrent import RecurrentModule
 from pyro_vrnn.nn.weights import Prior
-from pyro_vrnn.shapes import check_finite, check_last_dim, check_positive_float, check_positive_int
-from pyro_vrnn.shapes import check_lengths, shape_text
+from pyro_vrnn.shapes import (
+    check_finite,
+    check_last_dim,
+    check_lengths,
+    check_positive_float,
+    check_positive_int,
+    shape_text,
+)
 
 
 class Forecaster(GaussianSequenceModel):
@@ -69,7 +75,7 @@ class Forecaster(GaussianSequenceModel):
     ) -> None:
         check_positive_int("horizon", horizon)
         if learn_tau:
-            tau = torch.as_tensor(tau, dtype=torch.get_default_dtype())
+            tau = torch.as_tensor(tau, dtype=torch.float64)
             tau = tau.expand(horizon) if tau.dim() == 0 else tau
         super().__init__(rnn, horizon, tau=tau, learn_tau=learn_tau, num_data=num_data)
         self.horizon = horizon

@@ -73,15 +73,17 @@ class SequenceModel(OwnParamsModule):
         """
         Return the plate over sequences, which scales a minibatch's likelihood by N / B.
 
+        It does so without ``observed`` too: a handler around the model may observe ``"obs"``.
+
         :raises ValueError: if the observed batch is larger than ``num_data``.
         """
-        size = batch_size
-        if observed and self.num_data is not None:
-            size = self.num_data
-            if batch_size > size:
+        size = batch_size if self.num_data is None else self.num_data
+        if batch_size > size:
+            if observed:
                 raise ValueError(
                     f"Expected a batch of at most num_data={size} sequences, got {batch_size}."
                 )
+            size = batch_size  # a prediction
         subsample = torch.arange(batch_size, device=device)
         return pyro.plate("data", size, subsample=subsample, dim=-1)
 
