@@ -152,13 +152,11 @@ def _spike_term(offset: Tensor, q: SpikeAndSlab) -> Tensor:
 
 
 def _scale_term(scale: Tensor, scale0: Tensor) -> Tensor:
-    ratio = _widened(scale) / _widened(scale0)
+    if max(scale.numel(), scale0.numel()) <= _SMALL:
+        scale, scale0 = scale.to(torch.float64), scale0.to(torch.float64)
+    ratio = scale / scale0
     # (r - 1) (r + 1), not r^2 - 1, which loses what r has where both scales are close.
     return ((ratio - 1) * (ratio + 1)) / 2 - ratio.log()
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.to(torch.float64) if x.numel() <= _SMALL else x
 
 
 def _mask_entropy(q: SpikeAndSlab) -> Tensor:
