@@ -49,9 +49,7 @@ def run_demo(
 
         def on_trial(done: int, total: int, trial: Trial) -> None:
             bar.total = total
-            bar.set_postfix(
-                p=trial.drop_prob, sigma=trial.scale, crps=f"{trial.validation_crps:.3g}"
-            )
+            bar.set_postfix(p=trial.drop_prob, sigma=trial.scale, nll=f"{trial.validation_nll:.3g}")
             bar.update()
 
         study = run_study(series.values, config, on_trial=on_trial)
@@ -67,9 +65,7 @@ def run_demo(
         "machine": machine(),
     }
     stem = f"demo-{series.name}-seed{config.seed}".replace("/", "_").replace(" ", "_")
-    figure = write_atomic(
-        out / f"{stem}.png", lambda path: draw_demo(path, series, study, found)
-    )
+    figure = write_atomic(out / f"{stem}.png", lambda path: draw_demo(path, series, study, found))
     arviz = write_atomic(out / f"{stem}.nc", lambda path: _export(study).to_netcdf(path))
     found["wall_time_seconds"] = time.perf_counter() - started
     return DemoResult(found, figure, write_json(out / f"{stem}.json", found), arviz)

@@ -37,7 +37,8 @@ def draw_demo(path: Path, series: Series, study: Study, found: dict[str, Any]) -
     indices = np.arange(start, start + draws.shape[1])
     time, xlabel = time_axis(series, indices)
     figure = Figure(figsize=(11, 7.5), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1))
+    grid = figure.add_gridspec(2, 1)
+    top, bottom = (figure.add_subfigure(grid[row, 0]) for row in range(2))
     wide, zoom = top.subplots(1, 2, width_ratios=(2, 1))
     steps = "1 step" if plan.horizon == 1 else f"1 to {plan.horizon} steps"
     title = f"{series.name}: test part, {steps} ahead from {len(forecasts.origins)} origins"
@@ -56,6 +57,12 @@ def draw_demo(path: Path, series: Series, study: Study, found: dict[str, Any]) -
         zoom.axvline(time[-last + k * plan.horizon], color="0.6", lw=0.8, ls=":")
     zoom.tick_params(axis="x", rotation=30)
 
+    _draw_scores(bottom, study, found)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_scores(bottom: Any, study: Study, found: dict[str, Any]) -> None:
+    forecasts, plan = study.test, study.plan
     by_horizon, coverage, elbo = bottom.subplots(1, 3)
     ahead = np.arange(1, plan.horizon + 1)
     for name, label, color in (
@@ -79,4 +86,3 @@ def draw_demo(path: Path, series: Series, study: Study, found: dict[str, Any]) -
     epoch = study.chosen.result.steps_per_epoch
     plot_elbo(elbo, study.chosen.result.elbo, window=epoch, skip=min(epoch, 20))
     elbo.set_title("ELBO of the chosen model")
-    figure.savefig(path, dpi=120)

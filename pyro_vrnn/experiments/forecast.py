@@ -1,18 +1,18 @@
 r"""
 A forecasting study of one series: choose on the validation part, read the test part once.
 
-Training, validation and test follow each other in time. Every choice is made by the fair CRPS of
-rolling, non-overlapping forecasts of the validation part: first the lag of the network's inputs,
-then the drop probability p and the slab's scale :math:`\sigma`. The learned noise is then
-multiplied by one factor that maximises the validation likelihood (a choice of :math:`\tau`). The
-chosen model forecasts the test part, and that is all the test part is used for.
+Training, validation and test follow each other in time. Every choice is made by the negative log
+predictive density of rolling, non-overlapping forecasts of the validation part: first the lag of
+the network's inputs, then the drop probability p and the slab's scale :math:`\sigma`. The noise
+that each candidate has learned is multiplied by one factor, chosen by the same score (a choice of
+:math:`\tau`). The chosen model forecasts the test part, and that is all the test part is used for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -84,11 +84,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate and its score on the validation part, in the series' units."""
+    """One candidate and its scores on the validation part, in the series' units."""
 
     lag: int
     drop_prob: float
     scale: float
+    noise_factor: float
+    validation_nll: float
     validation_crps: float
     final_elbo: float
     seconds: float
@@ -103,6 +105,7 @@ class Candidate:
     guide: AutoSpikeAndSlab
     result: FitResult
     train: Windows
+    validation: Forecasts
 
 
 @dataclass
@@ -123,6 +126,11 @@ class Forecasts:
     draws: Array
     origins: NDArray[np.int64]
 
+    def with_noise(self, factor: float) -> Forecasts:
+        """Return the same forecasts with ``factor`` times the observation noise."""
+        draws = self.loc + factor * (self.draws - self.loc)
+        return replace(self, noise=factor * self.noise, draws=draws)
+
 
 @dataclass
 class Study:
@@ -132,8 +140,6 @@ class Study:
     plan: Plan
     trials: list[Trial]
     chosen: Candidate
-    noise_factor: float
-    validation: Forecasts
     test: Forecasts
 
 
@@ -205,10 +211,20 @@ def train_candidate(
         device=config.device,
         progress=False,
     )
-    forecasts = forecast(model, guide, values, plan, config, plan.split.validation.start)
-    score = float(crps(forecasts.y, forecasts.draws).mean())
-    trial = Trial(lag, drop_prob, scale, score, -result.epoch_loss[-1], result.wall_time)
-    return Candidate(trial, model, guide, result, train)
+    learned = forecast(model, guide, values, plan, config, plan.split.validation.start)
+    factor, nll = choose_noise_factor(learned)
+    validation = learned.with_noise(factor)
+    trial = Trial(
+        lag=lag,
+        drop_prob=drop_prob,
+        scale=scale,
+        noise_factor=factor,
+        validation_nll=nll,
+        validation_crps=float(crps(validation.y, validation.draws).mean()),
+        final_elbo=-result.epoch_loss[-1],
+        seconds=result.wall_time,
+    )
+    return Candidate(trial, model, guide, result, train, validation)
 
 
 def forecast(
@@ -218,8 +234,6 @@ def forecast(
     plan: Plan,
     config: ForecastConfig,
     start: int,
-    *,
-    noise_factor: float = 1.0,
 ) -> Forecasts:
     """Forecast from ``num_origins`` rolling origins, the first target at ``start``."""
     part = rolling_origins(
@@ -234,19 +248,18 @@ def forecast(
         model, guide=guide, num_samples=config.num_samples, parallel=True, return_sites=("loc",)
     )
     loc = predictive(part.x.to(config.device))["loc"].double().cpu().numpy()
-    noise = noise_factor * (model.scale[0] * model.tau.rsqrt()).detach().double().cpu().numpy()
+    noise = (model.scale[0] * model.tau.rsqrt()).detach().double().cpu().numpy()
     generator = np.random.default_rng(config.seed)
     draws = loc + noise * generator.standard_normal(loc.shape)
     return Forecasts(part.y.double().numpy(), loc, noise, draws, part.origins.numpy())
 
 
-def choose_noise_factor(forecasts: Forecasts) -> float:
-    """Return the factor on the noise that maximises the likelihood of these forecasts."""
-    scores = [
-        gaussian_mixture_nll(forecasts.y, forecasts.loc, factor * forecasts.noise[None, None]).mean()
-        for factor in NOISE_FACTORS
-    ]
-    return float(NOISE_FACTORS[int(np.argmin(scores))])
+def choose_noise_factor(forecasts: Forecasts) -> tuple[float, float]:
+    """Return the factor on the noise with the least NLL of these forecasts, and that NLL."""
+    y, loc, noise = forecasts.y, forecasts.loc, forecasts.noise
+    scores = [gaussian_mixture_nll(y, loc, f * noise[None, None]).mean() for f in NOISE_FACTORS]
+    best = int(np.argmin(scores))
+    return float(NOISE_FACTORS[best]), float(scores[best])
 
 
 def run_study(
@@ -271,11 +284,9 @@ def run_study(
 
     def attempt(lag: int, drop_prob: float, scale: float) -> None:
         nonlocal best
-        candidate = train_candidate(
-            values, plan, config, lag=lag, drop_prob=drop_prob, scale=scale
-        )
+        candidate = train_candidate(values, plan, config, lag=lag, drop_prob=drop_prob, scale=scale)
         trials.append(candidate.trial)
-        if best is None or candidate.trial.validation_crps < best.trial.validation_crps:
+        if best is None or candidate.trial.validation_nll < best.trial.validation_nll:
             best = candidate
         on_trial(len(trials), total, candidate.trial)
 
@@ -286,8 +297,5 @@ def run_study(
     for drop_prob, scale in grid:
         attempt(lag, drop_prob, scale)
 
-    run = partial(forecast, best.model, best.guide, values, plan, config)
-    validation = run(plan.split.validation.start)
-    factor = choose_noise_factor(validation)
-    test = run(plan.split.test.start, noise_factor=factor)
-    return Study(config, plan, trials, best, factor, validation, test)
+    test = forecast(best.model, best.guide, values, plan, config, plan.split.test.start)
+    return Study(config, plan, trials, best, test.with_noise(best.trial.noise_factor))

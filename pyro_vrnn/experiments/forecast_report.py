@@ -156,9 +156,9 @@ def report(values: Array, study: Study) -> dict[str, Any]:
             },
         },
         "trials": [asdict(trial) for trial in study.trials],
-        "chosen": {**asdict(chosen), "noise_factor": study.noise_factor},
+        "chosen": asdict(chosen),
         "noise_scale_by_horizon": study.test.noise.tolist(),
-        "validation": model_scores(study.validation).summary(),
+        "validation": model_scores(study.chosen.validation).summary(),
         "test": {"bayesian": ours.summary(), "seasonal_naive": floor.summary()},
         "test_difference": differences(ours, floor),
         "test_crps_by_horizon": {
@@ -171,7 +171,7 @@ def report(values: Array, study: Study) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """Return the test scores as a text table."""
-    rows = [("", "Bayesian", "seasonal naive")]
+    rows: list[tuple[str, ...]] = [("", "Bayesian", "seasonal naive")]
     methods = [found["test"]["bayesian"], found["test"]["seasonal_naive"]]
     for name in ("rmse", "nll", "crps"):
         rows.append((name.upper(), *(f"{m[name]:.3f}" for m in methods)))
@@ -185,9 +185,7 @@ def table(found: dict[str, Any]) -> str:
         ]
         rows.append((f"{level:.0%} coverage", *shown))
     widths = [max(len(row[k]) for row in rows) for k in range(3)]
-    lines = [
-        f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
-    ]
+    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
     return "\n".join(lines)
 
 

@@ -152,7 +152,7 @@ def test_vectorised_elbo_steps(cell, device, dtype):
 
 def test_two_plates_around_the_model(device):
     """Weights of shape (S, 1, 1, out, in): particles outside a second plate."""
-    model, x, y = regression(device=device, dtype=torch.float64)
+    model, x, _ = regression(device=device, dtype=torch.float64)
 
     def program():
         with pyro.plate("particles", 6, dim=-3):
@@ -180,7 +180,7 @@ def test_render_model(device):
 
 
 def test_replay_gives_the_same_weights(device):
-    model, x, y = regression(device=device)
+    model, x, _ = regression(device=device)
     first = poutine.trace(model).get_trace(x)
     second = poutine.trace(poutine.replay(model, first)).get_trace(x)
     assert torch.equal(first.nodes["loc"]["value"], second.nodes["loc"]["value"])

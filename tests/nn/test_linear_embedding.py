@@ -109,7 +109,11 @@ def test_padding_gets_no_gradient(device):
 IDS = {
     "too-high": (torch.tensor([9]), ValueError, r"Expected ids in 0..8, got 9"),
     "negative": (torch.tensor([-1]), ValueError, r"Expected ids in 0..8, got -1"),
-    "floats": (torch.zeros(2), TypeError, r"Expected ids of dtype int64 or int32, got torch.float32"),
+    "floats": (
+        torch.zeros(2),
+        TypeError,
+        r"Expected ids of dtype int64 or int32, got torch.float32",
+    ),
     "list": ([1], TypeError, r"Expected ids of dtype int64 or int32, got list"),
 }
 

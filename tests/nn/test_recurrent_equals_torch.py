@@ -26,9 +26,11 @@ def path(request, monkeypatch):
     """Run a test on the slow path and on the chosen one."""
     if request.param == "reference":
         monkeypatch.setattr(recurrent_ops, "run_fused", None)  # must not be reached
-        monkeypatch.setattr(recurrent_ops.recurrent, "__kwdefaults__", {
-            **recurrent_ops.recurrent.__kwdefaults__, "path": "reference"
-        })
+        monkeypatch.setattr(
+            recurrent_ops.recurrent,
+            "__kwdefaults__",
+            {**recurrent_ops.recurrent.__kwdefaults__, "path": "reference"},
+        )
     return request.param
 
 

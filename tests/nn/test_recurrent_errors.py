@@ -13,17 +13,35 @@ from tests.nn.cases import conditioned
 CONSTRUCTOR = {
     "dropout": (dict(dropout=0.3), ValueError, r"Expected dropout=0, got 0.3: .*drop_prob"),
     "projection": (dict(proj_size=2), ValueError, r"Expected proj_size=0, got 2: .*drop_prob"),
-    "no-units": (dict(hidden_size=0), ValueError, r"Expected hidden_size to be a positive int, got 0"),
-    "half-a-layer": (dict(num_layers=1.5), TypeError, r"Expected num_layers to be a positive int, got 1.5"),
-    "prior-scale-0": (dict(prior_scale=0.0), ValueError, r"Expected prior_scale of weight_ih_l0 to be positive"),
-    "prior-nan": (dict(prior_loc=float("nan")), ValueError, r"Expected prior_loc of weight_ih_l0 to be finite, got nan"),
+    "no-units": (
+        dict(hidden_size=0),
+        ValueError,
+        r"Expected hidden_size to be a positive int, got 0",
+    ),
+    "half-a-layer": (
+        dict(num_layers=1.5),
+        TypeError,
+        r"Expected num_layers to be a positive int, got 1.5",
+    ),
+    "prior-scale-0": (
+        dict(prior_scale=0.0),
+        ValueError,
+        r"Expected prior_scale of weight_ih_l0 to be positive",
+    ),
+    "prior-nan": (
+        dict(prior_loc=float("nan")),
+        ValueError,
+        r"Expected prior_loc of weight_ih_l0 to be finite, got nan",
+    ),
     "prior-shape": (
         dict(prior_scale={"weight_hh": torch.ones(3, 2)}),
         ValueError,
         r"Expected prior_scale of weight_hh_l0 to broadcast to \(32, 8\), got \(3, 2\)",
     ),
     "prior-name": (
-        dict(prior_scale={"weight_xy": 1.0}), ValueError, r"names in prior_scale .* got 'weight_xy'"
+        dict(prior_scale={"weight_xy": 1.0}),
+        ValueError,
+        r"names in prior_scale .* got 'weight_xy'",
     ),
     "prior-type": (dict(prior_scale="1"), TypeError, r"to be a number or a Tensor, got '1'"),
 }
@@ -42,20 +60,44 @@ def test_nonlinearity():
 
 x = torch.zeros(7, 4, 3)
 CALL = {
-    "features": (dict(input=torch.zeros(7, 4, 2)), ValueError, r"Expected input of shape \(\*, 3\), got \(7, 4, 2\)"),
+    "features": (
+        dict(input=torch.zeros(7, 4, 2)),
+        ValueError,
+        r"Expected input of shape \(\*, 3\), got \(7, 4, 2\)",
+    ),
     "one-dim": (dict(input=torch.zeros(3)), ValueError, r"Expected input of 2 or 3 dims"),
     "no-steps": (dict(input=torch.zeros(0, 4, 3)), ValueError, r"at least one time step"),
     "not-a-tensor": (dict(input=[1.0]), TypeError, r"Expected input to be a Tensor, got list"),
-    "length-0": (dict(input=x, lengths=torch.tensor([0, 1, 2, 3])), ValueError, r"Expected lengths in 1..7, got 0"),
-    "length-long": (dict(input=x, lengths=torch.tensor([8, 1, 2, 3])), ValueError, r"Expected lengths in 1..7, got 8"),
-    "length-shape": (dict(input=x, lengths=torch.tensor([3])), ValueError, r"Expected lengths of shape \(4,\), got \(1,\)"),
-    "length-float": (dict(input=x, lengths=torch.ones(4)), TypeError, r"Expected lengths of an integer dtype"),
+    "length-0": (
+        dict(input=x, lengths=torch.tensor([0, 1, 2, 3])),
+        ValueError,
+        r"Expected lengths in 1..7, got 0",
+    ),
+    "length-long": (
+        dict(input=x, lengths=torch.tensor([8, 1, 2, 3])),
+        ValueError,
+        r"Expected lengths in 1..7, got 8",
+    ),
+    "length-shape": (
+        dict(input=x, lengths=torch.tensor([3])),
+        ValueError,
+        r"Expected lengths of shape \(4,\), got \(1,\)",
+    ),
+    "length-float": (
+        dict(input=x, lengths=torch.ones(4)),
+        TypeError,
+        r"Expected lengths of an integer dtype",
+    ),
     "state-shape": (
         dict(input=x, hx=(torch.zeros(1, 5, 8), torch.zeros(1, 5, 8))),
         ValueError,
         r"Expected h_0 of shape \(1, 4, 8\), got \(1, 5, 8\)",
     ),
-    "state-single": (dict(input=x, hx=torch.zeros(1, 4, 8)), TypeError, r"Expected hx to be a pair \(h_0, c_0\)"),
+    "state-single": (
+        dict(input=x, hx=torch.zeros(1, 4, 8)),
+        TypeError,
+        r"Expected hx to be a pair \(h_0, c_0\)",
+    ),
     "packed-and-lengths": (
         dict(input=pack_sequence([x[:, 0]]), lengths=torch.tensor([7])),
         ValueError,
@@ -71,9 +113,15 @@ def test_call(kwargs, error, message):
 
 
 PARTICLES = {
-    "packed": (pack_sequence([x[:, 0]]), r"padded input with lengths= beside weights with particles"),
+    "packed": (
+        pack_sequence([x[:, 0]]),
+        r"padded input with lengths= beside weights with particles",
+    ),
     "unbatched": (x[:, 0], r"Expected input of 3 dims beside weights with particles"),
-    "other-number": (x.expand(3, 7, 4, 3), r"Expected input with particle dims \(5,\) .* got \(3,\)"),
+    "other-number": (
+        x.expand(3, 7, 4, 3),
+        r"Expected input with particle dims \(5,\) .* got \(3,\)",
+    ),
 }
 
 

@@ -68,7 +68,10 @@ def test_gradient_reaches_every_particle(cell, device, dtype):
         conditioned(ours, weights)(x)[0].square().sum().backward()
         for name, weight in weights.items():
             torch.testing.assert_close(
-                batched[name].grad[i, 0], weight.grad, rtol=1e-4, atol=1e-4 * weight.grad.abs().max()
+                batched[name].grad[i, 0],
+                weight.grad,
+                rtol=1e-4,
+                atol=1e-4 * weight.grad.abs().max(),
             )
 
 
