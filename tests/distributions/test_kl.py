@@ -213,6 +213,15 @@ def test_float32_scales_near_the_prior_do_not_cancel():
     )
 
 
+@pytest.mark.parametrize("scale", [1e-4, 0.3, 0.999], ids=str)
+def test_float32_scalar_scales_cost_no_digits_per_weight(scale):
+    q = SpikeAndSlab(torch.zeros(400, 300), scale, 0.25, (400, 1))
+    parts = kl_parts(q, dist.Normal(0.0, 1.0).expand([400, 300]).to_event(2))
+    ratio = q.scale.item() ** 2
+    expected = 60_000 * (ratio - 1 - math.log(ratio))
+    assert parts.constant.item() == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("m0", [0.0, 0.4], ids=["centred", "shifted"])
 @pytest.mark.parametrize("scale", [0.05, None], ids=["scalar", "elementwise"])
 def test_expanded_parameters_give_what_full_ones_give(m0, scale):

@@ -57,7 +57,7 @@ def test_information_equals_integral_of_log_density(d, p):
 
 
 @pytest.mark.parametrize("p", [1e-6, 0.25, 1 - 1e-6], ids=str)
-@pytest.mark.parametrize("d", [1e-6, 0.1, 3.0, 19.9], ids=str)
+@pytest.mark.parametrize("d", [1e-6, 0.1, 5.25, 19.9], ids=str)
 def test_derivative_equals_integral_of_posterior_variance(d, p):
     d2 = torch.tensor(d, dtype=torch.float64).square()
     exact = exact_derivative(d, p)
@@ -110,10 +110,10 @@ def test_gradient_is_the_derivative():
 
 def test_gradient_is_finite_everywhere():
     d2 = torch.tensor([0.0, 1e-300, 400.0, 1e300, math.inf], dtype=torch.float64)
-    (grad,) = torch.autograd.grad(tabulated_mutual_information(d2.requires_grad_(), 0.25).sum(), d2)
-    torch.testing.assert_close(
-        grad, torch.tensor([3 / 32, 3 / 32, 0.0, 0.0, 0.0], dtype=torch.float64), rtol=0, atol=1e-15
-    )
+    value = tabulated_mutual_information(d2.requires_grad_(), 0.25)
+    (grad,) = torch.autograd.grad(value.sum(), d2)
+    torch.testing.assert_close(grad[:2], torch.full_like(grad[:2], 3 / 32), rtol=1e-13, atol=0)
+    assert (grad[2:] == 0).all()
 
 
 @pytest.mark.parametrize("distinct", [3, 40], ids=["tables", "quadrature"])
