@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,27 @@ def writable_folder(path: str | Path) -> Path:
     with tempfile.TemporaryFile(dir=path):
         pass
     return path
+
+
+@contextlib.contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """
+    Give a folder to fill, and move its files to ``folder`` when the block ends without an error.
+
+    After an error nothing is left, not even ``folder`` where it was not there before.
+
+    :raises OSError: if the folder cannot be written.
+    """
+    folder = Path(folder)
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    writable_folder(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".staged-") as aside:
+            yield Path(aside)
+            for path in sorted(Path(aside).iterdir()):
+                path.replace(folder / path.name)
+    except BaseException:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+        raise

@@ -25,7 +25,7 @@ LAYERS = {
     "diagnostics": 6,
     "experiments": 7,
     "cli": 8,
-    "__main__": 8,
+    "__main__": 9,  # calls cli
     "__init__": 8,
 }
 KNOWS_NO_PYRO = ("shapes", "files", "runs", "scores", "ops", "data", "baselines")

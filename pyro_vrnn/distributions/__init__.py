@@ -2,5 +2,6 @@
 
 from pyro_vrnn.distributions.kl import KLParts, gal_gap, gal_kl_divergence, kl_parts
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
+from pyro_vrnn.distributions.weight_site import WeightSite
 
-__all__ = ["KLParts", "SpikeAndSlab", "gal_gap", "gal_kl_divergence", "kl_parts"]
+__all__ = ["KLParts", "SpikeAndSlab", "WeightSite", "gal_gap", "gal_kl_divergence", "kl_parts"]

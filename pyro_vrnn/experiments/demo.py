@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pyro_vrnn.diagnostics.arviz_export import from_pyro_svi
 from pyro_vrnn.experiments.demo_figure import draw_demo
 from pyro_vrnn.experiments.forecast import ForecastConfig, Study, Trial, make_plan, run_study
 from pyro_vrnn.experiments.forecast_report import report
-from pyro_vrnn.files import writable_folder, write_atomic, write_json
+from pyro_vrnn.files import staged, write_json
 from pyro_vrnn.runs import machine, versions
 
 EXPORTED_DRAWS = 200
@@ -37,38 +38,40 @@ def run_demo(
     """
     Run the study of a series and write figure, numbers and ArviZ file to the folder ``out``.
 
-    The folder and the series are checked first; files are written at the end, each whole.
+    The series and the folder are checked first. After an error nothing new is in the folder.
 
     :raises ValueError: if the series is too short for the config.
     :raises OSError: if the folder cannot be written.
     """
     started = time.perf_counter()
     make_plan(series.values, config)
-    out = writable_folder(out)
-    with tqdm(desc="choosing on validation", unit="fit", disable=not progress) as bar:
-
-        def on_trial(done: int, total: int, trial: Trial) -> None:
-            bar.total = total
-            bar.set_postfix(p=trial.drop_prob, sigma=trial.scale, nll=f"{trial.validation_nll:.3g}")
-            bar.update()
-
-        study = run_study(series.values, config, on_trial=on_trial)
-    found = {
-        "series": {
-            "name": series.name,
-            "source": series.source,
-            "values": len(series.values),
-            "gaps_interpolated": series.filled,
-        },
-        **report(series.values, study),
-        "versions": versions(),
-        "machine": machine(),
-    }
     stem = f"demo-{series.name}-seed{config.seed}".replace("/", "_").replace(" ", "_")
-    figure = write_atomic(out / f"{stem}.png", lambda path: draw_demo(path, series, study, found))
-    arviz = write_atomic(out / f"{stem}.nc", lambda path: _export(study).to_netcdf(path))
-    found["wall_time_seconds"] = time.perf_counter() - started
-    return DemoResult(found, figure, write_json(out / f"{stem}.json", found), arviz)
+    out = Path(out)
+    with staged(out) as aside:
+        with tqdm(desc="choosing on validation", unit="fit", disable=not progress) as bar:
+            study = run_study(series.values, config, on_trial=partial(_show_trial, bar))
+        found = {
+            "series": {
+                "name": series.name,
+                "source": series.source,
+                "values": len(series.values),
+                "gaps_interpolated": series.filled,
+            },
+            **report(series.values, study),
+            "versions": versions(),
+            "machine": machine(),
+        }
+        draw_demo(aside / f"{stem}.png", series, study, found)
+        _export(study).to_netcdf(aside / f"{stem}.nc")
+        found["wall_time_seconds"] = time.perf_counter() - started
+        write_json(aside / f"{stem}.json", found)
+    return DemoResult(found, out / f"{stem}.png", out / f"{stem}.json", out / f"{stem}.nc")
+
+
+def _show_trial(bar: Any, done: int, total: int, trial: Trial) -> None:
+    bar.total = total
+    bar.set_postfix(p=trial.drop_prob, sigma=trial.scale, nll=f"{trial.validation_nll:.3g}")
+    bar.update(done - bar.n)
 
 
 def _export(study: Study) -> Any:

@@ -83,6 +83,8 @@ def _draw_scores(bottom: Any, study: Study, found: dict[str, Any]) -> None:
     coverage.set(xlabel="level of the interval", ylabel="share inside", title="Coverage")
     coverage.legend()
 
-    epoch = study.chosen.result.steps_per_epoch
-    plot_elbo(elbo, study.chosen.result.elbo, window=epoch, skip=min(epoch, 20))
+    history = study.chosen.result.elbo
+    skip = min(20, len(history) // 4)  # the first steps would set the scale
+    window = min(study.chosen.result.steps_per_epoch, len(history) - skip)
+    plot_elbo(elbo, history, window=window, skip=skip)
     elbo.set_title("ELBO of the chosen model")

@@ -27,7 +27,7 @@ from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
 from pyro_vrnn.infer.fit import FitResult, fit
 from pyro_vrnn.models.forecaster import Forecaster
 from pyro_vrnn.nn.recurrent import GRU, LSTM, RNN
-from pyro_vrnn.runs import set_seed
+from pyro_vrnn.runs import check_device, check_seed, set_seed
 from pyro_vrnn.scores.density import gaussian_mixture_nll
 from pyro_vrnn.scores.ensemble import crps
 from pyro_vrnn.shapes import check_choice, check_positive_int
@@ -67,6 +67,8 @@ class ForecastConfig:
         for name in ("horizon", "season"):
             if getattr(self, name) is not None:
                 check_positive_int(name, getattr(self, name))
+        check_seed(self.seed)
+        check_device(self.device)
         if self.num_samples < 200:
             raise ValueError(f"Expected num_samples of at least 200, got {self.num_samples}.")
 

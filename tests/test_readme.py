@@ -1,0 +1,30 @@
+"""The README's own loop runs, and its commands are the ones that CI runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def block(heading, language):
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    found = re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
+    assert len(found) == 1, f"{heading} must have one {language} block"
+    return found[0].strip()
+
+
+def test_each_command_is_one_line():
+    assert "\n" not in block("Run it", "sh")
+    assert "\n" not in block("Test it", "sh")
+
+
+def test_loop_runs():
+    data = torch.utils.data.TensorDataset(torch.randn(8, 12, 3), torch.randn(8, 1))
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
+    scope = {"loader": loader, "x_new": torch.randn(5, 12, 3)}
+    exec(block("In your own loop", "python"), scope)
+    assert scope["draws"]["obs"].shape == (200, 5, 1)
