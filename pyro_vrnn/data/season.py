@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 LEAST_CORRELATION = 0.3
 
@@ -13,8 +15,9 @@ def detect_season(values: ArrayLike, max_season: int) -> int:
     Return the lag, up to ``max_season``, after which a series looks most like itself; 1 if none.
 
     The line of least squares is taken off first. The lag is the highest peak of the
-    autocorrelation past its first minimum, if it is at least 0.3 there: a heuristic, whose result
-    is one candidate among others, to be judged by forecasts.
+    autocorrelation past its first minimum, if it is at least 0.3 there, or the shortest of which
+    that is a multiple, if it is as high up to noise (2 / sqrt(n)). A heuristic, whose result is
+    one candidate among others, to be judged by forecasts.
 
     Example::
 
@@ -44,4 +47,16 @@ def detect_season(values: ArrayLike, max_season: int) -> int:
     peak = first + int(np.argmax(correlation[first : max_season + 1]))
     # A maximum at the very end is a slope, not a peak.
     is_peak = peak < max_season and correlation[peak] >= LEAST_CORRELATION
-    return peak if is_peak else 1
+    return _shortest(correlation, peak, first, len(rest)) if is_peak else 1
+
+
+def _shortest(correlation: NDArray[np.float64], peak: int, first: int, count: int) -> int:
+    """Return the shortest peak past ``first`` of which ``peak`` is a multiple, as high but noise."""
+    enough = correlation[peak] - 2 / math.sqrt(count)
+    for divisor in range(peak // first, 1, -1):
+        middle = round(peak / divisor)
+        lag = middle - 1 + int(np.argmax(correlation[middle - 1 : middle + 2]))
+        is_peak = correlation[lag] >= max(correlation[lag - 1], correlation[lag + 1])
+        if lag >= first and is_peak and correlation[lag] >= enough:
+            return lag
+    return peak
