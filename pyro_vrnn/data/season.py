@@ -51,7 +51,7 @@ def detect_season(values: ArrayLike, max_season: int) -> int:
 
 
 def _shortest(correlation: NDArray[np.float64], peak: int, first: int, count: int) -> int:
-    """Return the shortest peak past ``first`` of which ``peak`` is a multiple, as high but noise."""
+    """Return the shortest lag of which ``peak`` is a multiple and that is as high, up to noise."""
     enough = correlation[peak] - 2 / math.sqrt(count)
     for divisor in range(peak // first, 1, -1):
         middle = round(peak / divisor)

@@ -99,6 +99,8 @@ class AutoSpikeAndSlab(AutoGuide):
     [1] Gal, Ghahramani (2016), https://arxiv.org/abs/1512.05287
     """
 
+    prototype_trace: Any
+
     def __init__(
         self,
         model: Callable[..., Any],

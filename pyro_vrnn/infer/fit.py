@@ -69,7 +69,8 @@ def fit(
     parameters, and its parameters go to a torch optimiser. Afterwards ``model`` and ``guide``
     hold the trained values; use them with :class:`~pyro.infer.Predictive` as after
     :class:`~pyro.infer.SVI`. (Two of Pyro's own guides with one name then still meet in its global
-    store, unless ``pyro.settings.set(module_local_params=True)``; ours never do.) The same seed, data and device give the same result, bit for bit.
+    store, unless ``pyro.settings.set(module_local_params=True)``; ours never do.) The same seed,
+    data and device give the same result, bit for bit.
 
     Example::
 

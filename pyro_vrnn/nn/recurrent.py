@@ -13,8 +13,14 @@ from pyro_vrnn.nn.weights import Prior, WeightModule
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.particles import flatten_particles, particle_shape
 from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
-from pyro_vrnn.shapes import check_choice, check_last_dim, check_lengths, check_positive_int
-from pyro_vrnn.shapes import check_shape, shape_text
+from pyro_vrnn.shapes import (
+    check_choice,
+    check_last_dim,
+    check_lengths,
+    check_positive_int,
+    check_shape,
+    shape_text,
+)
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -195,8 +201,12 @@ class RecurrentModule(WeightModule):
         ]
         leading = _join_particles(particle_shape(events), x.shape[:-3])
         flat = [
-            LayerWeights(*(None if w is None else flatten_particles(w, k) for w, k in pairs))
-            for pairs in zip(*[iter(events)] * 4, strict=True)
+            LayerWeights(
+                flatten_particles(layer.weight_ih, 2),
+                flatten_particles(layer.weight_hh, 2),
+                *(None if b is None else flatten_particles(b, 1) for b in layer[2:]),
+            )
+            for layer in weights
         ]
         state = self._initial_state(hx, x, num_sequences)
         output, last = recurrent(
