@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.demo_table import load, markdown_table
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -28,3 +30,7 @@ def test_loop_runs():
     scope = {"loader": loader, "x_new": torch.randn(5, 12, 3)}
     exec(block("In your own loop", "python"), scope)
     assert scope["draws"]["obs"].shape == (200, 5, 1)
+
+
+def test_table_comes_from_the_committed_results():
+    assert markdown_table(load()) in README
