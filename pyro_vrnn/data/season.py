@@ -15,9 +15,9 @@ def detect_season(values: ArrayLike, max_season: int) -> int:
     Return the lag, up to ``max_season``, after which a series looks most like itself; 1 if none.
 
     The line of least squares is taken off first. The lag is the highest peak of the
-    autocorrelation past its first minimum, if it is at least 0.3 there, or the shortest of which
-    that is a multiple, if it is as high up to noise (2 / sqrt(n)). A heuristic, whose result is
-    one candidate among others, to be judged by forecasts.
+    autocorrelation after it first was negative, if it is at least 0.3 there, or the shortest of
+    which that is a multiple, if it is as high up to noise (2 / sqrt(n)). A heuristic, whose result
+    is one candidate among others, to be judged by forecasts.
 
     Example::
 
@@ -39,11 +39,11 @@ def detect_season(values: ArrayLike, max_season: int) -> int:
     products = np.fft.irfft(np.abs(spectrum) ** 2)[: max_season + 2]
     counts = len(rest) - np.arange(len(products))
     correlation = products / counts * len(rest) / products[0]
-    steps = np.diff(correlation)
-    rising = np.flatnonzero(steps[:max_season] > 0)
-    if not len(rising):
+    # Not the first minimum: noise makes one at the foot of a long, smooth season.
+    negative = np.flatnonzero(correlation[: max_season + 1] <= 0)
+    if not len(negative):
         return 1
-    first = int(rising[0]) + 1
+    first = int(negative[0])
     peak = first + int(np.argmax(correlation[first : max_season + 1]))
     # A maximum at the very end is a slope, not a peak.
     is_peak = peak < max_season and correlation[peak] >= LEAST_CORRELATION

@@ -218,7 +218,7 @@ class AutoSpikeAndSlab(AutoGuide):
                 f"{shape_text(site['fn'].event_shape)}, got {shape_text(value.shape)}."
             )
         return check_finite(f"the initial value of '{site['name']}'", value.detach()).to(
-            site["value"], copy=True
+            site["value"]
         )
 
     def distribution(self, name: str) -> SpikeAndSlab:

@@ -64,6 +64,12 @@ def test_season_next_to_the_limit():
     assert detect_season(seasonal(12, noise=0.0), 13) == 12
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_long_smooth_season_under_noise(seed):
+    """Noise at short lags is no season, and the short overlap at long ones is made up for."""
+    assert detect_season(seasonal(300, n=700, noise=1.1, seed=seed), 350) in range(285, 316)
+
+
 def test_a_season_must_be_seen_twice():
     values = seasonal(12, n=18, noise=0.0)
     assert detect_season(values, 100) != 12

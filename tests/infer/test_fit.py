@@ -198,6 +198,18 @@ def test_second_fit_is_as_if_alone(local):
         assert_equal(values(first, first_guide), before)
 
 
+def test_training_reads_nothing_from_the_store():
+    """Pyro's own guides are keyed by name there: a second one would start from the first's end."""
+    losses = []
+    for _ in range(2):
+        pyro.set_rng_seed(1)
+        model, x, y = small()
+        losses.append(quiet(model, AutoNormal(model), [(x, y)], num_epochs=2, seed=5).loss)
+        svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.5}), Trace_ELBO())
+        svi.step(x, y)  # fills the store
+    assert losses[0] == losses[1]
+
+
 def test_fit_goes_on_where_svi_stopped():
     model, guide, batches = problem()
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.5}), TraceMeanField_ELBO())
