@@ -63,8 +63,10 @@ class WeightSite:
         A block is an input **column** of a matrix (for untied gates, of one gate), a **row** (word
         type) of an embedding, and the whole of a bias, which is never dropped.
 
-        >>> WeightSite("weight_hh", gates=4).blocks((80, 20)), WeightSite("embedding").blocks((9, 5))
-        ((20, 1), (1, 5))
+        >>> WeightSite("weight_hh", gates=4).blocks((80, 20))
+        (20, 1)
+        >>> WeightSite("embedding").blocks((9, 5))
+        (1, 5)
 
         :param str gates: ``"tied"`` or ``"untied"``.
         """
@@ -74,7 +76,8 @@ class WeightSite:
         expected_dim = 1 if self.kind == "bias" else 2
         if len(shape) != expected_dim:
             raise ValueError(
-                f"Expected a {self.kind} site of {expected_dim} dims, got shape {shape_text(shape)}."
+                f"Expected a {self.kind} site of {expected_dim} dims, "
+                f"got shape {shape_text(shape)}."
             )
         if self.kind == "bias":
             return (shape[0],)

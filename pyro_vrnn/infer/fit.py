@@ -167,9 +167,7 @@ class _Trainer:
         self.parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
         return self.make_optimizer(self.parameters)
 
-    def step(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[int, int]
-    ) -> float:
+    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[int, int]) -> float:
         if self.optimizer is None:
             self.optimizer = self._warm_up(args, kwargs)
         self.optimizer.zero_grad(set_to_none=True)

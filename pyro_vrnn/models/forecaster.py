@@ -133,9 +133,7 @@ class Forecaster(GaussianSequenceModel):
         last_change = series.gather(1, ends - 1) - series.gather(1, ends - 1 - self.lag)
         return series.gather(1, ends - self.lag + steps) + last_change
 
-    def forward(
-        self, x: Tensor, y: Tensor | None = None, lengths: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """
         Run the program.
 

@@ -138,4 +138,3 @@ class GaussianSequenceModel(SequenceModel):
             pyro.deterministic("loc", loc, event_dim=1)
             with pyro.poutine.scale(scale=weight):
                 pyro.sample("obs", dist.Normal(loc, noise).to_event(1), obs=y)
-

@@ -70,9 +70,7 @@ class SequenceRegression(GaussianSequenceModel):
             **rnn.factory_kwargs,
         )
 
-    def forward(
-        self, x: Tensor, y: Tensor | None = None, lengths: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """
         Run the program.
 

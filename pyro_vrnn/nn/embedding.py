@@ -46,9 +46,7 @@ class Embedding(WeightModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            prior_scale=prior_scale, prior_loc=prior_loc, device=device, dtype=dtype
-        )
+        super().__init__(prior_scale=prior_scale, prior_loc=prior_loc, device=device, dtype=dtype)
         self.num_embeddings = check_positive_int("num_embeddings", num_embeddings)
         self.embedding_dim = check_positive_int("embedding_dim", embedding_dim)
         if padding_idx is not None:

@@ -41,9 +41,7 @@ class Linear(WeightModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            prior_scale=prior_scale, prior_loc=prior_loc, device=device, dtype=dtype
-        )
+        super().__init__(prior_scale=prior_scale, prior_loc=prior_loc, device=device, dtype=dtype)
         self.in_features = check_positive_int("in_features", in_features)
         self.out_features = check_positive_int("out_features", out_features)
         start = uniform_start(in_features)

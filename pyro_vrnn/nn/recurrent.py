@@ -75,9 +75,7 @@ class RecurrentModule(WeightModule):
                 f"Expected proj_size=0, got {proj_size}: projections have no weight site, so no "
                 "prior and no drop_prob."
             )
-        super().__init__(
-            prior_scale=prior_scale, prior_loc=prior_loc, device=device, dtype=dtype
-        )
+        super().__init__(prior_scale=prior_scale, prior_loc=prior_loc, device=device, dtype=dtype)
         self.input_size = check_positive_int("input_size", input_size)
         self.hidden_size = check_positive_int("hidden_size", hidden_size)
         self.num_layers = check_positive_int("num_layers", num_layers)
@@ -196,9 +194,7 @@ class RecurrentModule(WeightModule):
         if lengths is not None:
             lengths = check_lengths(lengths, num_sequences, num_steps)
         weights = self._read_weights()
-        events = [
-            (w, k) for layer in weights for w, k in zip(layer, (2, 2, 1, 1), strict=True)
-        ]
+        events = [(w, k) for layer in weights for w, k in zip(layer, (2, 2, 1, 1), strict=True)]
         leading = _join_particles(particle_shape(events), x.shape[:-3])
         flat = [
             LayerWeights(

@@ -35,13 +35,17 @@ def affine(
     return product if bias is None else product + bias.unsqueeze(-2)
 
 
-def rnn_tanh_cell(gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None) -> State:
+def rnn_tanh_cell(
+    gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None
+) -> State:
     r""":math:`h' = \tanh(g + W_{hh} h + b_{hh})`."""
     (h,) = state
     return (torch.tanh(gates_x + affine(h, weight_hh, bias_hh)),)
 
 
-def rnn_relu_cell(gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None) -> State:
+def rnn_relu_cell(
+    gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None
+) -> State:
     r""":math:`h' = \max(0, g + W_{hh} h + b_{hh})`."""
     (h,) = state
     return (torch.relu(gates_x + affine(h, weight_hh, bias_hh)),)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
-from torch import Tensor, _VF
+from torch import _VF, Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 State = tuple[Tensor, ...]
 
-KERNELS = {
+Kernel = Callable[..., tuple[Tensor, ...]]
+KERNELS: dict[str, Kernel] = {
     "RNN_TANH": _VF.rnn_tanh,
     "RNN_RELU": _VF.rnn_relu,
     "LSTM": _VF.lstm,
@@ -49,13 +49,15 @@ def run_fused(
             output, *final = KERNELS[mode](x, hx, flat, *options, False)
             return output, tuple(final)
         packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
-        order = packed.sorted_indices
+        order, inverse = packed.sorted_indices, packed.unsorted_indices
+        assert order is not None  # it is made where sequences need not be sorted
+        assert inverse is not None
         sorted_state = tuple(s.index_select(1, order) for s in state)
         hx = sorted_state if mode == "LSTM" else sorted_state[0]
         data, *final = KERNELS[mode](packed.data, packed.batch_sizes, hx, flat, *options)
-    packed = PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
+    packed = PackedSequence(data, packed.batch_sizes, order, inverse)
     output, _ = pad_packed_sequence(packed, total_length=x.shape[0])
-    return output, tuple(s.index_select(1, packed.unsorted_indices) for s in final)
+    return output, tuple(s.index_select(1, inverse) for s in final)
 
 
 @contextlib.contextmanager
