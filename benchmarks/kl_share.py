@@ -62,13 +62,16 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--learn-scale", action="store_true")
+    parser.add_argument("--name", default="kl_share")
     args = parser.parse_args()
     started = time.perf_counter()
     set_seed(args.seed)
+    torch.set_num_threads(args.threads)
     model = WordModel(args.vocabulary, args.hidden)
-    guide = vrnn.infer.AutoSpikeAndSlab(model, drop_prob=0.25)
+    guide = vrnn.infer.AutoSpikeAndSlab(model, drop_prob=0.25, learn_scale=args.learn_scale)
     ids = torch.randint(args.vocabulary, (35, 20))
-    pyro.settings.set(module_local_params=False)
     loss_module = TraceMeanField_ELBO()(model, guide)
     loss_module(ids, ids)
     parameters = [p for p in loss_module.parameters() if p.requires_grad]
@@ -106,7 +109,7 @@ def main() -> None:
     for name in ("weights", "blocks", "step_seconds_median", "kl_seconds_median", "share_median"):
         print(f"{name:>22}: {found[name]:.4g}")
     RESULTS.mkdir(exist_ok=True)
-    print(write_json(RESULTS / "kl_share.json", found))
+    print(write_json(RESULTS / f"{args.name}.json", found))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,6 @@ class AutoSpikeAndSlab(AutoGuide):
     :param block_shapes: site name -> shape of a block, for latents without a record.
     :param init_loc_fn: trace site -> initial weight W, such as Pyro's ``init_to_value`` or
         :func:`~pyro_vrnn.infer.init_to_module`. Default: torch.nn's initialisation.
-    :param create_plates: as in :class:`~pyro.infer.autoguide.AutoGuide`.
     :raises NotImplementedError: for ``scope="sequence"``.
     :raises ValueError: if an argument is out of range or names a site that is not there.
 
@@ -112,9 +111,8 @@ class AutoSpikeAndSlab(AutoGuide):
         learn_scale: bool = False,
         block_shapes: Mapping[str, tuple[int, ...]] | None = None,
         init_loc_fn: InitLocFn | None = None,
-        create_plates: Callable[..., Any] | None = None,
     ) -> None:
-        super().__init__(model, create_plates=create_plates)
+        super().__init__(model)
         check_choice("scope", scope, SCOPES)
         if scope == "sequence":
             raise NotImplementedError(

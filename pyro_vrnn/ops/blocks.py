@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PIECE = 2**20  # elements that are held in float64 at a time
+_PIECE = 2**17  # elements held in float64 at a time: more would not stay in the cache
 
 
 def grid_shape(event_shape: tuple[int, ...], block_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -139,8 +139,10 @@ class _BlockSquareSums(torch.autograd.Function):
 
 
 def _square_sums(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    if x.numel() <= _PIECE or x.dtype == torch.float64:
-        return x.to(torch.float64).square().sum(dims)
+    if x.dtype == torch.float64:
+        return x.square().sum(dims)
+    if x.numel() <= _PIECE:
+        return x.to(torch.float64).square_().sum(dims)
     wide = [size > 1 for size in x.shape].index(True)
     halves = [_square_sums(half, dims) for half in x.chunk(2, wide)]
     if wide - x.dim() in dims:
