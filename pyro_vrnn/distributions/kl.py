@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Independent, Normal
 from torch.distributions.kl import register_kl
 
@@ -73,7 +74,7 @@ def kl_parts(q: SpikeAndSlab, prior: Independent[Any]) -> KLParts:
     )
     square_sums = block_square_sums(loc, block_shape) if shared else None
 
-    constant = sum_event(_scale_term(q.scale, scale0), q.event_shape)
+    constant = _scale_part(q.scale, scale0, q.event_shape)
     p = p.to(torch.float64) if isinstance(p, Tensor) else p
     if centred:
         slab = (1 - p) * block_square_ratios(loc, scale0, block_shape, square_sums)
@@ -151,12 +152,28 @@ def _spike_term(offset: Tensor, q: SpikeAndSlab) -> Tensor:
     return block_square_sums(offset.expand(batch + q.event_shape), q.block_shape)
 
 
-def _scale_term(scale: Tensor, scale0: Tensor) -> Tensor:
+def _scale_part(scale: Tensor, scale0: Tensor, event_shape: torch.Size) -> Tensor:
     if max(scale.numel(), scale0.numel()) <= _SMALL:
         scale, scale0 = scale.to(torch.float64), scale0.to(torch.float64)
     ratio = scale / scale0
-    # (r - 1) (r + 1), not r^2 - 1, which loses what r has where both scales are close.
-    return ((ratio - 1) * (ratio + 1)) / 2 - ratio.log()
+    terms: Tensor = _ScaleTerm.apply(ratio)  # type: ignore[no-untyped-call]
+    return sum_event(terms, event_shape)
+
+
+class _ScaleTerm(torch.autograd.Function):
+    """(r^2 - 1) / 2 - log r, in few passes: r is as large as the weights for learned scales."""
+
+    @staticmethod
+    def forward(ctx: Any, ratio: Tensor) -> Tensor:
+        ctx.save_for_backward(ratio)
+        # (r - 1) (r + 1), not r^2 - 1, which loses what r has where both scales are close.
+        return (ratio - 1).mul_(ratio + 1).mul_(0.5).sub_(ratio.log())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (ratio,) = ctx.saved_tensors
+        return ratio.reciprocal().neg_().add_(ratio).mul_(grad)
 
 
 def _mask_entropy(q: SpikeAndSlab) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _PIECE = 2**17  # elements held in float64 at a time: more would not stay in the cache
 
@@ -119,7 +120,10 @@ def block_square_ratios(
         ``scale`` is flat.
     """
     if not is_flat(scale, len(block_shape)):
-        return block_square_sums(x / scale, block_shape)
+        value: Tensor = _BlockSquareRatios.apply(  # type: ignore[no-untyped-call]
+            x, scale, tuple(block_shape)
+        )
+        return value
     if square_sums is None:
         square_sums = block_square_sums(x, block_shape)
     return square_sums / scale.to(torch.float64).square()
@@ -136,6 +140,25 @@ class _BlockSquareSums(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return scale_blocks(x, (2 * grad).to(x.dtype), ctx.block_shape), None
+
+
+class _BlockSquareRatios(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, block_shape: tuple[int, ...]) -> Tensor:
+        ratio = x / scale
+        ctx.save_for_backward(ratio, scale)
+        ctx.block_shape, ctx.x_shape = block_shape, x.shape
+        return _square_sums(interleave(ratio, block_shape), block_dims(len(block_shape)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        ratio, scale = ctx.saved_tensors
+        for_x = scale_blocks(ratio, (2 * grad).to(ratio.dtype), ctx.block_shape).div_(scale)
+        for_scale = None
+        if ctx.needs_input_grad[1]:
+            for_scale = (for_x * ratio).neg_().sum_to_size(scale.shape)
+        return for_x.sum_to_size(ctx.x_shape), for_scale, None
 
 
 def _square_sums(x: Tensor, dims: tuple[int, ...]) -> Tensor:
