@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
-    found["torch"] = torch.__version__  # with the build, such as +cpu
+    found["torch"] = str(torch.__version__)  # with the build, such as +cpu
     return found
 
 

@@ -75,11 +75,14 @@ def _show_trial(bar: Any, done: int, total: int, trial: Trial) -> None:
 
 
 def _export(study: Study) -> Any:
-    chosen, train = study.chosen, study.chosen.train
+    """Return the chosen model on training windows, and the forecasts that were judged."""
+    import xarray
+
+    chosen, train, test = study.chosen, study.chosen.train, study.test
     # The program scales a part of the windows up to all of them, as it does a minibatch.
     stride = -(-len(train.x) // MAX_EXPORTED_WINDOWS)
     device = study.config.device
-    return from_pyro_svi(
+    data = from_pyro_svi(
         chosen.model,
         chosen.guide,
         svi_result=chosen.result,
@@ -88,3 +91,23 @@ def _export(study: Study) -> Any:
         coords={"data": train.origins[::stride].numpy()},
         seed=study.config.seed,
     )
+    coords = {"origin": test.origins, "step": range(1, study.plan.horizon + 1)}
+    dims = ("chain", "draw", "origin", "step")
+    attrs = {
+        "offset": study.plan.offset,
+        "unit": study.plan.unit,
+        "noise_factor": chosen.trial.noise_factor,
+        "units": "predictions are in the series' units; every other group is in standard units, "
+        "(value - offset) / unit, and without the noise factor",
+    }
+    forecasts = xarray.Dataset(
+        {"obs": (dims, test.draws[None]), "loc": (dims, test.loc[None])}, coords, attrs
+    )
+    observed = xarray.Dataset({"obs": (dims[2:], test.y)}, coords, attrs)
+    groups = {"predictions": forecasts, "predictions_constant_data": observed}
+    if hasattr(data, "add_groups"):  # ArviZ 0.x
+        data.add_groups(groups)
+    else:
+        for name, group in groups.items():
+            data[name] = xarray.DataTree(group)
+    return data

@@ -68,6 +68,7 @@ def _draw_scores(bottom: Any, study: Study, found: dict[str, Any]) -> None:
     for name, label, color in (
         ("bayesian", "Bayesian", "C0"),
         ("seasonal_naive", "seasonal naive", "C1"),
+        ("last_change", "last change", "C2"),
     ):
         scores = found["test_crps_by_horizon"][name]
         by_horizon.plot(ahead, scores, marker=".", color=color, label=label)

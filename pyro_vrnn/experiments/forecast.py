@@ -82,6 +82,12 @@ class Plan:
     lags: tuple[int, ...]
     window: int
     split: TimeSplit
+    offset: float  # mean and standard deviation of the training values
+    unit: float
+
+    def standardised(self, values: Array) -> Array:
+        """Return ``values`` in units in which float32 loses nothing of a series' changes."""
+        return (values - self.offset) / self.unit
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,12 @@ def make_plan(values: Array, config: ForecastConfig) -> Plan:
         num_test_origins=config.num_origins,
         num_validation_origins=config.num_origins,
     )
-    return Plan(horizon, season, lags, window, split)
+    past = values[: split.train.stop]
+    # Rounding of the input itself can make a constant series vary in its last digits.
+    unit = float(past.std())
+    if unit <= 1e-13 * float(np.abs(past).max()):
+        unit = 1.0
+    return Plan(horizon, season, lags, window, split, float(past.mean()), unit)
 
 
 def train_candidate(
@@ -178,16 +189,14 @@ def train_candidate(
     lag: int,
     drop_prob: float,
     scale: float,
-    seed: int | None = None,
 ) -> Candidate:
     """Train one candidate on the training part and score it on the validation part."""
-    seed = config.seed if seed is None else seed
-    past = values[: plan.split.train.stop]
+    past = plan.standardised(values)[: plan.split.train.stop]
     stride = math.ceil(len(plan.split.train) / MAX_WINDOWS)
     train = windows(
         past, window=plan.window, horizon=plan.horizon, stride=stride, dtype=torch.float32
     )
-    set_seed(seed)
+    set_seed(config.seed)
     model = Forecaster(
         CELLS[config.cell](1, config.hidden_size),
         plan.horizon,
@@ -201,7 +210,7 @@ def train_candidate(
         TensorDataset(train.x, train.y),
         batch_size=config.batch_size,
         shuffle=True,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(config.seed),
     )
     result = fit(
         model,
@@ -209,7 +218,7 @@ def train_candidate(
         loader,
         num_epochs=math.ceil(config.num_steps / len(loader)),
         optimizer=partial(torch.optim.Adam, lr=config.learning_rate),
-        seed=seed,
+        seed=config.seed,
         device=config.device,
         progress=False,
     )
@@ -237,9 +246,9 @@ def forecast(
     config: ForecastConfig,
     start: int,
 ) -> Forecasts:
-    """Forecast from ``num_origins`` rolling origins, the first target at ``start``."""
+    """Forecast from ``num_origins`` rolling origins, the first target at ``start``; raw units."""
     part = rolling_origins(
-        values,
+        plan.standardised(values),
         start,
         window=plan.window,
         horizon=plan.horizon,
@@ -250,10 +259,13 @@ def forecast(
         model, guide=guide, num_samples=config.num_samples, parallel=True, return_sites=("loc",)
     )
     loc = predictive(part.x.to(config.device))["loc"].double().cpu().numpy()
-    noise = (model.scale[0] * model.tau.rsqrt()).detach().double().cpu().numpy()
+    loc = plan.offset + plan.unit * loc
+    noise = (model.scale[0] * model.tau.rsqrt()).detach().double().cpu().numpy() * plan.unit
     generator = np.random.default_rng(config.seed)
     draws = loc + noise * generator.standard_normal(loc.shape)
-    return Forecasts(part.y.double().numpy(), loc, noise, draws, part.origins.numpy())
+    origins = part.origins.numpy()
+    y = values[origins[:, None] + np.arange(plan.horizon)]
+    return Forecasts(y, loc, noise, draws, origins)
 
 
 def choose_noise_factor(forecasts: Forecasts) -> tuple[float, float]:

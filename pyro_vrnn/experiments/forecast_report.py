@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyro_vrnn.baselines.seasonal_naive import SeasonalNaive
 from pyro_vrnn.distributions.kl import kl_parts
-from pyro_vrnn.experiments.forecast import Forecasts, Study
+from pyro_vrnn.experiments.forecast import NOISE_FACTORS, Forecasts, Study
 from pyro_vrnn.scores.bootstrap import block_bootstrap
 from pyro_vrnn.scores.density import gaussian_crps, gaussian_mixture_nll, rmse
 from pyro_vrnn.scores.ensemble import crps
@@ -20,6 +21,11 @@ from pyro_vrnn.scores.intervals import central_interval, coverage, interval_scor
 
 Array = NDArray[np.float64]
 LEVELS = (0.5, 0.9)
+METHODS = {
+    "bayesian": "Bayesian",
+    "seasonal_naive": "seasonal naive",
+    "last_change": "last change",
+}
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,17 @@ def model_scores(forecasts: Forecasts) -> Scores:
     )
 
 
-def floor_scores(values: Array, study: Study) -> Scores:
-    """Score the seasonal-naive forecast of the same origins, fitted to the training part."""
+def floor_scores(values: Array, study: Study, *, carry_change: bool = False) -> Scores:
+    """
+    Score a seasonal-naive forecast of the same origins, fitted to the training part.
+
+    With ``carry_change`` it is what the chosen model's own arithmetic predicts without a network:
+    the same lag, and the last change over it.
+    """
     plan = study.plan
-    floor = SeasonalNaive(plan.season, plan.horizon).fit(values[: plan.split.train.stop])
+    season = study.chosen.trial.lag if carry_change else plan.season
+    floor = SeasonalNaive(season, plan.horizon, carry_change=carry_change)
+    floor.fit(values[: plan.split.train.stop])
     pairs = [floor.forecast(values[:origin]) for origin in study.test.origins]
     loc, scale = (np.stack(part) for part in zip(*pairs, strict=True))
     y = study.test.y
@@ -92,6 +105,12 @@ def floor_scores(values: Array, study: Study) -> Scores:
         crps=gaussian_crps(y, loc, scale),
         interval=_intervals(y, ends),
     )
+
+
+def weight_share(forecasts: Forecasts) -> float:
+    """Return the share of the predictive variance that comes from uncertainty of the weights."""
+    weights = forecasts.loc.var(axis=0, ddof=1).mean()
+    return float(weights / (weights + np.square(forecasts.noise).mean()))
 
 
 def differences(ours: Scores, floor: Scores) -> dict[str, dict[str, float]]:
@@ -125,7 +144,8 @@ def elbo_parts(values: Array, study: Study) -> dict[str, float | bool]:
     train = study.chosen.train
     count = train.y.numel() / train.overlap
     steps = study.chosen.result.steps_per_epoch
-    elbo = float(np.mean(study.chosen.result.elbo[-steps:]))
+    # Trained in standard units: the density of a raw value is smaller by the unit.
+    elbo = float(np.mean(study.chosen.result.elbo[-steps:])) - count * math.log(plan.unit)
     past = values[: plan.split.train.stop]
     _, scale = SeasonalNaive(plan.season, plan.horizon).fit(past).forecast(past)
     floor = -float(np.mean(0.5 * np.log(2 * np.pi * np.e * scale**2)))
@@ -144,7 +164,12 @@ def elbo_parts(values: Array, study: Study) -> dict[str, float | bool]:
 
 def report(values: Array, study: Study) -> dict[str, Any]:
     """Return everything a study found, as JSON can hold it."""
-    ours, floor = model_scores(study.test), floor_scores(values, study)
+    scores = {
+        "bayesian": model_scores(study.test),
+        "seasonal_naive": floor_scores(values, study),
+        "last_change": floor_scores(values, study, carry_change=True),
+    }
+    ours = scores["bayesian"]
     plan, chosen = study.plan, study.chosen.trial
     return {
         "config": asdict(study.config),
@@ -166,33 +191,38 @@ def report(values: Array, study: Study) -> dict[str, Any]:
         "chosen": asdict(chosen),
         "noise_scale_by_horizon": study.test.noise.tolist(),
         "validation": model_scores(study.chosen.validation).summary(),
-        "test": {"bayesian": ours.summary(), "seasonal_naive": floor.summary()},
-        "test_difference": differences(ours, floor),
-        "test_crps_by_horizon": {
-            "bayesian": ours.crps.mean(axis=0).tolist(),
-            "seasonal_naive": floor.crps.mean(axis=0).tolist(),
+        "test": {name: score.summary() for name, score in scores.items()},
+        "test_difference": {
+            name: differences(ours, scores[name]) for name in ("seasonal_naive", "last_change")
         },
+        "test_crps_by_horizon": {
+            name: score.crps.mean(axis=0).tolist() for name, score in scores.items()
+        },
+        "variance_share_of_weights": weight_share(study.test),
         "elbo_per_observed_value": elbo_parts(values, study),
     }
 
 
 def table(found: dict[str, Any]) -> str:
     """Return the test scores as a text table."""
-    rows: list[tuple[str, ...]] = [("", "Bayesian", "seasonal naive")]
-    methods = [found["test"]["bayesian"], found["test"]["seasonal_naive"]]
+    rows: list[tuple[str, ...]] = [("", *METHODS.values())]
+    methods = [found["test"][name] for name in METHODS]
     for name in ("rmse", "nll", "crps"):
-        rows.append((name.upper(), *(f"{m[name]:.3f}" for m in methods)))
+        rows.append((name.upper(), *(f"{m[name]:.4g}" for m in methods)))
     for level in LEVELS:
         key = f"interval_{level:.0%}"
         parts = [m[key] for m in methods]
-        rows.append((f"{level:.0%} interval score", *(f"{p['score']:.3f}" for p in parts)))
-        rows.append((f"{level:.0%} interval width", *(f"{p['width']:.3f}" for p in parts)))
+        rows.append((f"{level:.0%} interval score", *(f"{p['score']:.4g}" for p in parts)))
+        rows.append((f"{level:.0%} interval width", *(f"{p['width']:.4g}" for p in parts)))
         shown = [
-            "{:.3f} [{:.3f}, {:.3f}]".format(p["coverage"], *p["coverage_range"]) for p in parts
+            "{:.3f} [{:.2f}, {:.2f}]".format(p["coverage"], *p["coverage_range"]) for p in parts
         ]
         rows.append((f"{level:.0%} coverage", *shown))
-    widths = [max(len(row[k]) for row in rows) for k in range(3)]
-    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = []
+    for first, *cells in rows:
+        padded = [f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join(["", f"{first:<{widths[0]}}", *padded]))
     return "\n".join(lines)
 
 
@@ -217,13 +247,21 @@ def describe(found: dict[str, Any]) -> str:
         "",
         table(found),
         "",
-        "Differences, Bayesian minus seasonal naive, paired by origin (below 0 is better):",
+        "Seasonal naive expects the last season again, plus the usual drift; last change is what",
+        f"the model's arithmetic predicts without a network, x[t+h-{chosen['lag']}] plus the last "
+        "change.",
+        "Differences, Bayesian minus each, paired by origin (below 0 is better):",
     ]
-    for name, part in found["test_difference"].items():
-        lines.append(
-            f"  {name.replace('_', ' ')}: {part['mean']:.3f} "
-            f"[{part['lower']:.3f}, {part['upper']:.3f}]"
-        )
+    for other, parts in found["test_difference"].items():
+        for name, part in parts.items():
+            lines.append(
+                f"  {METHODS[other]}, {name.replace('_', ' ')}: {part['mean']:.3g} "
+                f"[{part['lower']:.3g}, {part['upper']:.3g}]"
+            )
+    share = found["variance_share_of_weights"]
+    lines.append(f"Share of the predictive variance that comes from the weights: {share:.2%}.")
+    if chosen["noise_factor"] in (NOISE_FACTORS[0], NOISE_FACTORS[-1]):
+        lines.append("The noise factor is at the end of its grid: do not trust the intervals.")
     lines.append(
         f"ELBO per observed value: {elbo['elbo']:.2f} nats = {elbo['expected_log_likelihood']:.2f} "
         f"expected log-likelihood - {elbo['kl']:.2f} KL (constant part {elbo['kl_constant']:.2f})."

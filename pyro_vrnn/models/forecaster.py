@@ -104,13 +104,14 @@ class Forecaster(GaussianSequenceModel):
         :param values: the series ``(n,)``, or with covariates ``(n, 1+C)``, n past the lag.
         :raises ValueError: if a value is not finite, or there are too few.
         """
-        values = torch.as_tensor(values, dtype=self.center.dtype, device=self.center.device)
+        # In float64: float32 would round a large level before its changes are taken.
+        values = torch.as_tensor(values, dtype=torch.float64, device=self.center.device)
         values = values.unsqueeze(-1) if values.dim() == 1 else values
         check_finite("values", check_last_dim("values", values, self.rnn.input_size))
         if len(values) < self.min_window + 1:
             raise ValueError(f"Expected over {self.min_window} values, got {len(values)}.")
         values = self._changes(values)
-        scale, center = torch.std_mean(values.double(), dim=0)
+        scale, center = torch.std_mean(values, dim=0)
         # The change of an exactly linear series is constant; only its unit is then arbitrary.
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         self.center.copy_(center)

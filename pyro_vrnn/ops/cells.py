@@ -32,7 +32,11 @@ def affine(
     torch.Size([7, 4, 3])
     """
     product = x @ weight.mT
-    return product if bias is None else product + bias.unsqueeze(-2)
+    if bias is None:
+        return product
+    # In place where no particle dim is added: the product is the largest tensor there is.
+    in_place = bias.shape[:-1] in (torch.Size(), product.shape[:-2])
+    return product.add_(bias.unsqueeze(-2)) if in_place else product + bias.unsqueeze(-2)
 
 
 def rnn_tanh_cell(

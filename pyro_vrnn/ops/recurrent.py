@@ -124,11 +124,15 @@ def _unroll(
     backward: bool,
 ) -> tuple[Tensor, State]:
     num_steps, num_sequences = x.shape[-3], x.shape[-2]
-    gates_x = affine(x.flatten(-3, -2), weights.weight_ih, weights.bias_ih)
-    gates_x = gates_x.unflatten(-2, (num_steps, num_sequences))  # (*, T, N, G*H)
+    weight_ih, bias_ih = weights.weight_ih, weights.bias_ih
+    hoisted = torch.is_grad_enabled()
+    if hoisted:  # one product for all steps; backward keeps them all in any case
+        gates_x = affine(x.flatten(-3, -2), weight_ih, bias_ih)
+        gates_x = gates_x.unflatten(-2, (num_steps, num_sequences))  # (*, T, N, G*H)
     outputs: list[Tensor] = [x] * num_steps
     for t in reversed(range(num_steps)) if backward else range(num_steps):
-        new = cell(gates_x[..., t, :, :], state, weights.weight_hh, weights.bias_hh)
+        now = gates_x[..., t, :, :] if hoisted else affine(x[..., t, :, :], weight_ih, bias_ih)
+        new = cell(now, state, weights.weight_hh, weights.bias_hh)
         if active is None:
             outputs[t], state = new[0], new
         else:

@@ -102,3 +102,25 @@ def test_seasonal_naive_refuses(call, message):
 def test_forecast_before_fit_is_refused():
     with pytest.raises(RuntimeError, match=r"Expected fit to be called before forecast\."):
         SeasonalNaive(1, 1).forecast([0.0])
+
+
+def test_last_change_is_carried_on():
+    """Residuals and means against a loop over origins, with horizons past one season."""
+    values = np.random.default_rng(5).normal(size=60).cumsum()
+    floor = SeasonalNaive(season=3, horizon=5, carry_change=True).fit(values)
+    loc, scale = floor.forecast(values[:40])
+    for h in range(1, 6):
+        lag = 3 * -(-h // 3)
+
+        def base(t, h=h, lag=lag):
+            return values[t + h - lag] + values[t] - values[t - lag]
+
+        residuals = [values[t + h] - base(t) for t in range(lag, 60 - h)]
+        np.testing.assert_allclose(loc[h - 1], base(39) + np.mean(residuals))
+        np.testing.assert_allclose(scale[h - 1], np.std(residuals, ddof=1))
+
+
+def test_last_change_needs_a_longer_history():
+    floor = SeasonalNaive(season=3, horizon=2, carry_change=True).fit(np.arange(20.0) ** 2)
+    with pytest.raises(ValueError, match=r"Expected a history of at least 4 values, got 3"):
+        floor.forecast([1.0, 2.0, 3.0])

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_vrnn.baselines import SeasonalNaive
 from pyro_vrnn.data import Series
 from pyro_vrnn.experiments import ForecastConfig, run_study
 from pyro_vrnn.experiments import demo as demo_module
 from pyro_vrnn.experiments import forecast as study_module
 from pyro_vrnn.experiments.demo import run_demo
 from pyro_vrnn.experiments.forecast import NOISE_FACTORS, Forecasts, choose_noise_factor, make_plan
-from pyro_vrnn.experiments.forecast_report import describe, model_scores, report
+from pyro_vrnn.experiments.forecast_report import (
+    describe,
+    elbo_parts,
+    model_scores,
+    report,
+    weight_share,
+)
 
 SMALL = ForecastConfig(
     horizon=2,
@@ -57,7 +64,8 @@ def test_nothing_before_the_end_depends_on_the_test_part(study):
 
 
 def test_a_model_never_trains_on_validation_values(study):
-    assert float(study.chosen.train.y.max()) < seasonal()[: study.plan.split.train.stop].max() + 1
+    past = study.plan.standardised(seasonal())[: study.plan.split.train.stop]
+    assert float(study.chosen.train.y.max()) <= past.max() + 1e-6
     last_target = int(study.chosen.train.origins.max()) + study.plan.horizon
     assert last_target == study.plan.split.train.stop
 
@@ -120,6 +128,36 @@ def test_report_is_json_and_text(study):
     assert parts["vacuous"] == ("vacuous" in text)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e8], ids=["near-zero", "1e8"])
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e30], ids=["1", "1e-9", "1e30"])
+def test_scores_follow_the_units(study, unit, offset):
+    """In float32 a level of 1e8 would round the changes away, and the truth with them."""
+    values = unit * (seasonal() + offset)
+    found = run_study(values, SMALL)
+    ours, expected = model_scores(found.test).summary(), model_scores(study.test).summary()
+    assert ours["crps"] / unit == pytest.approx(expected["crps"], rel=1e-3)
+    assert ours["nll"] - np.log(unit) == pytest.approx(expected["nll"], abs=1e-3)
+    parts, other = elbo_parts(values, found), elbo_parts(seasonal(), study)
+    assert parts["elbo"] + np.log(unit) == pytest.approx(other["elbo"], abs=1e-2)
+
+
+def test_share_of_the_weights():
+    generator = np.random.default_rng(3)
+    loc = generator.normal(0, 3.0, (4000, 2, 1))
+    forecasts = Forecasts(np.zeros((2, 1)), loc, np.full(1, 4.0), loc, np.arange(2))
+    assert weight_share(forecasts) == pytest.approx(9 / 25, rel=4.26 * (2 / 8000) ** 0.5)
+
+
+def test_last_change_is_the_model_without_a_network(study):
+    """The second floor's mean is the forecaster's own base, plus the mean residual."""
+    plan, lag = study.plan, study.chosen.trial.lag
+    values = seasonal()
+    floor = SeasonalNaive(lag, plan.horizon, carry_change=True).fit(values[:100])
+    loc, _ = floor.forecast(values[:110])
+    base = values[110 - lag : 110 - lag + plan.horizon] + values[109] - values[109 - lag]
+    np.testing.assert_allclose(loc - base, floor._mean, rtol=0, atol=1e-9)
+
+
 def test_season_and_horizon_are_read_off_the_series():
     time = np.arange(2000)
     plan = make_plan(np.sin(2 * np.pi * time / 25), ForecastConfig())
@@ -151,6 +189,11 @@ def test_demo_writes_three_whole_files(tmp_path):
     assert names == ["demo-s-seed0.json", "demo-s-seed0.nc", "demo-s-seed0.png"]
     assert json.loads(result.json.read_text())["versions"]["torch"] == torch.__version__
     assert result.figure.read_bytes().startswith(b"\x89PNG")
+    import xarray
+
+    with xarray.open_dataset(result.arviz, group="predictions") as judged:
+        assert judged["obs"].shape == (1, 200, 4, 2)
+        assert judged.attrs["noise_factor"] == result.found["chosen"]["noise_factor"]
 
 
 def test_demo_that_fails_leaves_no_file(tmp_path, monkeypatch):
