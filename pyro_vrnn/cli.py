@@ -17,7 +17,9 @@ app = typer.Typer(
 
 
 @app.callback()
-def commands() -> None:
+def commands(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
     """Bayesian recurrent networks in Pyro."""
 
 
@@ -67,7 +69,9 @@ def main() -> None:
     """Run the command line; a refused argument is one line on stderr and exit status 2."""
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        if "--debug" in sys.argv:
+            raise
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         typer.echo(f"pyro-vrnn: {message}", err=True)
         sys.exit(2)

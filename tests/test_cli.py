@@ -89,6 +89,12 @@ def test_bad_arguments(run, tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pyro-vrnn", "--debug", "demo", "--steps", "0"])
+    with pytest.raises(ValueError, match=r"Expected num_steps to be a positive int, got 0"):
+        cli.main()
+
+
 def test_folder_that_is_a_file(run, tmp_path):
     path = write_csv(tmp_path / "series.csv", series())
     status, _, errors = run("demo", "--csv", path, "--column", "value", "--out", path)

@@ -13,7 +13,14 @@ from tqdm.auto import tqdm
 from pyro_vrnn.data.series import Series
 from pyro_vrnn.diagnostics.arviz_export import from_pyro_svi
 from pyro_vrnn.experiments.demo_figure import draw_demo
-from pyro_vrnn.experiments.forecast import ForecastConfig, Study, Trial, make_plan, run_study
+from pyro_vrnn.experiments.forecast import (
+    ForecastConfig,
+    Study,
+    Trial,
+    make_plan,
+    num_trials,
+    run_study,
+)
 from pyro_vrnn.experiments.forecast_report import report
 from pyro_vrnn.files import staged, write_json
 from pyro_vrnn.runs import machine, versions
@@ -44,11 +51,11 @@ def run_demo(
     :raises OSError: if the folder cannot be written.
     """
     started = time.perf_counter()
-    make_plan(series.values, config)
+    total = num_trials(make_plan(series.values, config), config)
     stem = f"demo-{series.name}-seed{config.seed}".replace("/", "_").replace(" ", "_")
     out = Path(out)
     with staged(out) as aside:
-        with tqdm(desc="choosing on validation", unit="fit", disable=not progress) as bar:
+        with tqdm(total=total, desc="choosing", unit="fit", disable=not progress) as bar:
             study = run_study(series.values, config, on_trial=partial(_show_trial, bar))
         found = {
             "series": {
@@ -68,9 +75,10 @@ def run_demo(
     return DemoResult(found, out / f"{stem}.png", out / f"{stem}.json", out / f"{stem}.nc")
 
 
-def _show_trial(bar: Any, done: int, total: int, trial: Trial) -> None:
-    bar.total = total
-    bar.set_postfix(p=trial.drop_prob, sigma=trial.scale, nll=f"{trial.validation_nll:.3g}")
+def _show_trial(bar: Any, done: int, _total: int, trial: Trial) -> None:
+    bar.set_postfix(
+        lag=trial.lag, p=trial.drop_prob, sigma=trial.scale, nll=f"{trial.validation_nll:.3g}"
+    )
     bar.update(done - bar.n)
 
 

@@ -276,6 +276,18 @@ def choose_noise_factor(forecasts: Forecasts) -> tuple[float, float]:
     return float(NOISE_FACTORS[best]), float(scores[best])
 
 
+def _grid(config: ForecastConfig) -> list[tuple[float, float]]:
+    """Return the pairs (p, sigma), first the one that the lags are compared with."""
+    pairs = [(p, scale) for p in config.drop_probs for scale in config.scales]
+    first = min(pairs, key=lambda pair: abs(pair[0] - 0.1))
+    return [first, *(pair for pair in pairs if pair != first)]
+
+
+def num_trials(plan: Plan, config: ForecastConfig) -> int:
+    """Return how many candidates a study trains."""
+    return len(plan.lags) + len(_grid(config)) - 1
+
+
 def run_study(
     values: Array,
     config: ForecastConfig,
@@ -290,9 +302,8 @@ def run_study(
     :raises ValueError: if the series is too short.
     """
     plan = make_plan(values, config)
-    first = (min(config.drop_probs, key=lambda p: abs(p - 0.1)), config.scales[0])
-    grid = [(p, s) for p in config.drop_probs for s in config.scales if (p, s) != first]
-    total = len(plan.lags) + len(grid)
+    first, *grid = _grid(config)
+    total = num_trials(plan, config)
     trials: list[Trial] = []
     best: Candidate | None = None
 
