@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -27,12 +28,12 @@ def shape_text(shape: Iterable[int | str]) -> str:
 
 
 def check_positive_int(name: str, value: Any) -> int:
-    """Return ``value`` if it is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """Return ``value`` as an int if it is an integer, NumPy's included, of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"Expected {name} to be a positive int, got {value!r}.")
     if value < 1:
         raise ValueError(f"Expected {name} to be a positive int, got {value}.")
-    return value
+    return int(value)
 
 
 def check_positive_float(name: str, value: Any) -> float:
@@ -91,6 +92,17 @@ def check_last_dim(name: str, value: Tensor, size: int) -> Tensor:
     return value
 
 
+def check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``value`` if it has the weights' ``dtype``, or autocast will choose one for both."""
+    if value.dtype != dtype and not torch.is_autocast_enabled(value.device.type):
+        other = f", or the module with .to({value.dtype})" if value.is_floating_point() else ""
+        raise TypeError(
+            f"Expected {name} of dtype {dtype} (the weights'), got {value.dtype}: "
+            f"convert it with {name}.to({dtype}){other}."
+        )
+    return value
+
+
 def check_finite(name: str, value: Tensor) -> Tensor:
     """Return ``value`` if it holds neither NaN nor infinity; name the first place otherwise."""
     bad = ~torch.isfinite(value)
@@ -104,6 +116,8 @@ def check_finite(name: str, value: Tensor) -> Tensor:
 
 def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:
     """Return ``lengths`` as an int64 CPU tensor of shape (N,), each in 1..T."""
+    if num_sequences == 0:
+        raise ValueError("Expected lengths of at least one sequence, got none.")
     lengths = torch.as_tensor(lengths)
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"Expected lengths of an integer dtype, got {lengths.dtype}.")

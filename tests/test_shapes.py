@@ -10,6 +10,7 @@ from pyro_vrnn import shapes
 
 GOOD = {
     "int": (shapes.check_positive_int, 3, 3),
+    "numpy-int": (shapes.check_positive_int, np.int64(3), 3),
     "float": (shapes.check_positive_float, 0.5, 0.5),
     "float-of-int": (shapes.check_positive_float, 2, 2.0),
     "numpy-float": (shapes.check_positive_float, np.float64(0.5), 0.5),
@@ -29,6 +30,14 @@ BAD = {
     "int-0": (shapes.check_positive_int, 0, ValueError, "Expected v to be a positive int, got 0."),
     "int-float": (shapes.check_positive_int, 2.0, TypeError, "positive int, got 2.0."),
     "int-bool": (shapes.check_positive_int, True, TypeError, "positive int, got True."),
+    "int-numpy-0": (shapes.check_positive_int, np.int64(0), ValueError, "a positive int, got 0."),
+    "int-numpy-float": (
+        shapes.check_positive_int,
+        np.float64(2),
+        TypeError,
+        "to be a positive int",
+    ),
+    "int-numpy-bool": (shapes.check_positive_int, np.bool_(True), TypeError, "be a positive int"),
     "int-None": (shapes.check_positive_int, None, TypeError, "positive int, got None."),
     "float-0": (shapes.check_positive_float, 0.0, ValueError, "v to be a positive number, got 0.0"),
     "float-nan": (shapes.check_positive_float, float("nan"), ValueError, "number, got nan."),
@@ -92,6 +101,19 @@ def test_last_dim_refused(value):
         shapes.check_last_dim("x", value, 3)
 
 
+def test_dtype(device):
+    value = x.to(device)
+    assert shapes.check_dtype("x", value, torch.float32) is value
+    with pytest.raises(
+        TypeError,
+        match=r"^Expected x of dtype torch.float64 \(the weights'\), got torch.float32: convert it "
+        r"with x.to\(torch.float64\), or the module with .to\(torch.float32\)\.$",
+    ):
+        shapes.check_dtype("x", value, torch.float64)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        assert shapes.check_dtype("x", value, torch.bfloat16) is value
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_finite_names_the_first_place(bad):
     assert shapes.check_finite("x", x) is x
@@ -137,3 +159,8 @@ BAD_LENGTHS = {
 def test_lengths_refused(given, error, message):
     with pytest.raises(error, match=message):
         shapes.check_lengths(given, 3, 5)
+
+
+def test_lengths_of_no_sequence():
+    with pytest.raises(ValueError, match=r"Expected lengths of at least one sequence, got none."):
+        shapes.check_lengths([], 0, 5)

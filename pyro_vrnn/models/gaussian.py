@@ -13,7 +13,13 @@ from torch.distributions import constraints
 from pyro_vrnn.nn.embedding import Embedding
 from pyro_vrnn.nn.own_params import OwnParamsModule
 from pyro_vrnn.nn.recurrent import RecurrentModule
-from pyro_vrnn.shapes import check_finite, check_positive_int, check_shape, shape_text
+from pyro_vrnn.shapes import (
+    check_dtype,
+    check_finite,
+    check_positive_int,
+    check_shape,
+    shape_text,
+)
 
 
 class SequenceModel(OwnParamsModule):
@@ -33,11 +39,9 @@ class SequenceModel(OwnParamsModule):
                 f"Expected an embedding of {rnn.input_size} dims, the rnn's input_size, "
                 f"got {embedding.embedding_dim}."
             )
-        if num_data is not None:
-            check_positive_int("num_data", num_data)
         self.rnn = rnn
         self.embedding = embedding
-        self.num_data = num_data
+        self.num_data = None if num_data is None else check_positive_int("num_data", num_data)
 
     @property
     def num_features(self) -> int:
@@ -45,11 +49,16 @@ class SequenceModel(OwnParamsModule):
         return self.rnn.hidden_size * self.rnn.num_directions
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse an ``x`` of the wrong shape, or one that is not finite."""
+        """Refuse an ``x`` of the wrong shape or dtype, an empty one, or one that is not finite."""
+        tail = () if self.embedding is not None else (self.rnn.input_size,)
+        check_shape("x", x, ("N", "T", *tail))
+        if len(x) == 0:
+            raise ValueError(
+                f"Expected x of at least one sequence, got shape {shape_text(x.shape)}."
+            )
         if self.embedding is not None:
-            check_shape("x", x, ("N", "T"))
             return
-        check_shape("x", x, ("N", "T", self.rnn.input_size))
+        check_dtype("x", x, self.rnn.factory_kwargs["dtype"])
         if is_validation_enabled():
             check_finite("x", x)
 

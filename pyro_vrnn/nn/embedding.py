@@ -57,8 +57,8 @@ class Embedding(WeightModule):
                 )
             padding_idx %= num_embeddings
         self.padding_idx = padding_idx
-        rows = num_embeddings - (padding_idx is not None)
-        self._add_weight("weight", (rows, embedding_dim), WeightSite("embedding"))
+        rows = self.num_embeddings - (padding_idx is not None)
+        self._add_weight("weight", (rows, self.embedding_dim), WeightSite("embedding"))
         self._check_prior_names()
 
     def forward(self, input: Tensor) -> Tensor:

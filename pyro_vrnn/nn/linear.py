@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vrnn.distributions.weight_site import WeightSite, uniform_start
 from pyro_vrnn.nn.weights import Prior, WeightModule
 from pyro_vrnn.ops.particles import flatten_particles, linear, particle_shape
-from pyro_vrnn.shapes import check_last_dim, check_positive_int, shape_text
+from pyro_vrnn.shapes import check_dtype, check_last_dim, check_positive_int, shape_text
 
 
 class Linear(WeightModule):
@@ -44,11 +44,11 @@ class Linear(WeightModule):
         super().__init__(prior_scale=prior_scale, prior_loc=prior_loc, device=device, dtype=dtype)
         self.in_features = check_positive_int("in_features", in_features)
         self.out_features = check_positive_int("out_features", out_features)
-        start = uniform_start(in_features)
-        shape = (out_features, in_features)
+        start = uniform_start(self.in_features)
+        shape = (self.out_features, self.in_features)
         self._add_weight("weight", shape, WeightSite("linear", start=start))
         if bias:
-            self._add_weight("bias", (out_features,), WeightSite("bias", start=start))
+            self._add_weight("bias", (self.out_features,), WeightSite("bias", start=start))
         else:
             self.bias = None
         self._check_prior_names()
@@ -66,17 +66,20 @@ class Linear(WeightModule):
             ``output.dim() - 3`` for a batch of sequences out of an LSTM. Needed only when the
             weights carry particles (``vectorize_particles``, ``Predictive(parallel=True)``): there
             it cannot be told from sizes, because S and N may be equal.
+        :raises TypeError: if the input has another dtype than the weights.
         :raises ValueError: if the last dim does not fit, or ``particles`` is needed and missing.
         """
         check_last_dim("input", input, self.in_features)
         weight, bias = self.weight, self.bias
+        check_dtype("input", input, weight.dtype)
         leading = torch.Size(particle_shape([(weight, 2), (bias, 1)]))
         if particles is None:
             if leading:
                 raise ValueError(
                     f"Expected particles=, the number of leading particle dims of the input "
                     f"{shape_text(input.shape)}, because the weights carry particle dims "
-                    f"{shape_text(leading)}; got None."
+                    f"{shape_text(leading)}; got None. (If the layer is called inside a data "
+                    "plate, read the weights before the plate: these dims are then the plate's.)"
                 )
             particles = 0
         if not 0 <= particles < input.dim():

@@ -15,6 +15,7 @@ from pyro_vrnn.ops.particles import flatten_particles, particle_shape
 from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
 from pyro_vrnn.shapes import (
     check_choice,
+    check_dtype,
     check_last_dim,
     check_lengths,
     check_positive_int,
@@ -84,7 +85,7 @@ class RecurrentModule(WeightModule):
         self.dropout = 0.0
         self.bidirectional = bool(bidirectional)
         self.num_directions = 2 if bidirectional else 1
-        for layer in range(num_layers):
+        for layer in range(self.num_layers):
             for suffix in self._suffixes(layer):
                 self._add_layer(layer, suffix)
         self._check_prior_names()
@@ -194,6 +195,7 @@ class RecurrentModule(WeightModule):
         if lengths is not None:
             lengths = check_lengths(lengths, num_sequences, num_steps)
         weights = self._read_weights()
+        check_dtype("input", x, weights[0].weight_ih.dtype)
         events = [(w, k) for layer in weights for w, k in zip(layer, (2, 2, 1, 1), strict=True)]
         leading = _join_particles(particle_shape(events), x.shape[:-3])
         flat = [
@@ -205,6 +207,8 @@ class RecurrentModule(WeightModule):
             for layer in weights
         ]
         state = self._initial_state(hx, x, num_sequences)
+        for name, part in zip(self.state_names, state, strict=True):
+            check_dtype(name, part, weights[0].weight_hh.dtype)
         output, last = recurrent(
             self.mode,
             flatten_particles(x, 3),

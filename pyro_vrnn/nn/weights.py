@@ -89,8 +89,14 @@ class WeightModule(PyroModule):
         site = self.__dict__.get("_weight_sites", {}).get(name)
         if site is None:
             return super().__getattr__(name)
+
+        def record(msg: Any) -> dict[str, Any]:
+            # A prior may read sites of its own, such as a hyperprior's; they are no weights.
+            own = self._pyro_context.active and msg["name"] == self._pyro_get_fullname(name)
+            return {"weight_site": site} if own else {}
+
         # A PyroSample cannot hold `infer`; the handler around the read can.
-        with infer_config(config_fn=lambda msg: {"weight_site": site}):
+        with infer_config(config_fn=record):
             return super().__getattr__(name)
 
 

@@ -213,6 +213,8 @@ CALLS = {
     "x-size": ((x[..., :2], y), {}, ValueError, r"Expected x of shape \(N, T, 3\), got \(4, 5, 2"),
     "x-nan": ((holey, y), {}, ValueError, r"Expected x to be finite, got nan at index \(1, 2, 0\)"),
     "x-list": (([1.0], y), {}, TypeError, r"Expected x to be a Tensor, got list"),
+    "x-empty": ((x[:0],), {}, ValueError, r"x of at least one sequence, got shape \(0, 5, 3\)\."),
+    "x-dtype": ((x.double(),), {}, TypeError, r"Expected x of dtype torch.float32 .*torch.float64"),
     "y-nan": ((x, y / 0), {}, ValueError, r"Expected y to be finite, got -?inf at index \(0, 0\)"),
     "y-dims": ((x, y[:, 0]), {}, ValueError, r"Expected y of shape \(4, 2\), got \(4,\)"),
     "y-size": ((x, y[:3]), {}, ValueError, r"Expected y of shape \(4, 2\), got \(3, 2\)"),
@@ -237,6 +239,14 @@ def test_ids_of_the_wrong_shape():
     model = vrnn.models.SequenceRegression(vrnn.nn.LSTM(3, 4), 2, embedding=embedding)
     with pytest.raises(ValueError, match=r"Expected x of shape \(N, T\), got \(4, 5, 3\)"):
         model(x)
+    with pytest.raises(ValueError, match=r"x of at least one sequence, got shape \(0, 5\)"):
+        model(torch.zeros(0, 5, dtype=torch.int64))
+
+
+def test_input_under_autocast():
+    model = vrnn.models.SequenceRegression(vrnn.nn.LSTM(3, 4), 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.check_input(x.bfloat16())
 
 
 lstm = vrnn.nn.LSTM(3, 4)

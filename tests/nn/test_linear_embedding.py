@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyro
 import pytest
 import torch
 
@@ -49,6 +50,38 @@ def test_linear_asks_for_the_particles_of_its_input():
     layer = conditioned(vrnn.nn.Linear(5, 3), {"weight": torch.zeros(6, 1, 3, 5)})
     with pytest.raises(ValueError, match=r"Expected particles=, .* input \(6, 6, 5\)"):
         layer(torch.zeros(6, 6, 5))
+
+
+def test_linear_read_inside_a_plate():
+    layer = vrnn.nn.Linear(5, 3)
+    with pyro.plate("data", 6), pytest.raises(ValueError, match=r"read the weights before the pl"):
+        pyro.nn.PyroModule.__call__(layer, torch.zeros(6, 5))
+
+
+DTYPES = {
+    "double": (
+        torch.float64,
+        r"input\.to\(torch.float32\), or the module with \.to\(torch.float64",
+    ),
+    "int": (torch.int64, r"torch.int64: convert it with input\.to\(torch.float32\)\.$"),
+}
+
+
+@pytest.mark.parametrize(("dtype", "message"), DTYPES.values(), ids=DTYPES)
+def test_linear_dtype(dtype, message):
+    with pytest.raises(TypeError, match=message):
+        vrnn.nn.Linear(5, 3)(torch.zeros(6, 5, dtype=dtype))
+
+
+def test_linear_compares_with_the_weights_it_was_given():
+    layer = conditioned(vrnn.nn.Linear(5, 3, bias=False), {"weight": torch.zeros(3, 5).double()})
+    assert layer(torch.zeros(6, 5).double()).dtype == torch.float64
+
+
+def test_linear_under_autocast():
+    layer = vrnn.nn.Linear(5, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.zeros(6, 5, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("particles", [-1, 2])

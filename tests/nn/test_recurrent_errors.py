@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
@@ -98,6 +99,16 @@ CALL = {
         TypeError,
         r"Expected hx to be a pair \(h_0, c_0\)",
     ),
+    "dtype": (
+        dict(input=x.double()),
+        TypeError,
+        r"Expected input of dtype torch.float32 \(the weights'\), got torch.float64: convert it",
+    ),
+    "state-dtype": (
+        dict(input=x, hx=(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8).double())),
+        TypeError,
+        r"Expected c_0 of dtype torch.float32 \(the weights'\), got torch.float64",
+    ),
     "packed-and-lengths": (
         dict(input=pack_sequence([x[:, 0]]), lengths=torch.tensor([7])),
         ValueError,
@@ -110,6 +121,14 @@ CALL = {
 def test_call(kwargs, error, message):
     with pytest.raises(error, match=message):
         vrnn.nn.LSTM(3, 8)(**kwargs)
+
+
+def test_sizes_from_numpy():
+    lstm = vrnn.nn.LSTM(np.int64(3), np.int64(8), np.int32(2))
+    assert lstm(x)[0].shape == (7, 4, 8)
+    assert vrnn.nn.Linear(np.int64(3), np.int64(2))(x).shape == (7, 4, 2)
+    table = vrnn.nn.Embedding(np.int64(9), np.int64(5), padding_idx=0)
+    assert table(torch.zeros(2, dtype=torch.int64)).shape == (2, 5)
 
 
 PARTICLES = {

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.nn import PyroSample
+from pyro.nn import PyroModule, PyroSample
 
 import pyro_vrnn as vrnn
 from pyro_vrnn.distributions import WeightSite
@@ -93,6 +93,22 @@ def test_pyro_sample_may_replace_a_prior():
     site = sample_sites(lstm, x)["weight_hh_l0"]
     assert isinstance(site["fn"].base_dist, dist.Laplace)
     assert site["infer"]["weight_site"].kind == "weight_hh"
+
+
+def test_a_hyperprior_is_no_weight():
+    lstm = vrnn.nn.LSTM(3, 8)
+    lstm.spread = PyroSample(dist.HalfNormal(1.0))
+    lstm.weight_hh_l0 = PyroSample(
+        lambda module: dist.Normal(0.0, module.spread).expand([32, 8]).to_event(2)
+    )
+    model = PyroModule()
+    model.rnn = lstm
+    model.forward = lambda x: model.rnn(x)
+    sites = sample_sites(model, x)
+    assert "weight_site" not in sites["rnn.spread"]["infer"]
+    assert sites["rnn.weight_hh_l0"]["infer"]["weight_site"].kind == "weight_hh"
+    assert len([s for s in sites.values() if "weight_site" in s["infer"]]) == 4
+    assert lstm.weight_hh_l0.shape == (32, 8)  # outside a call too
 
 
 def test_copies_are_independent():
