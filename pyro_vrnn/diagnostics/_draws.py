@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
+
+from pyro_vrnn.nn.own_params import module_local_params, pyro_contexts
 
 RESERVED_DIMS = ("chain", "draw", "sample")  # names that ArviZ gives a meaning
 Kind = Literal["latent", "observed", "deterministic"]
@@ -97,30 +97,15 @@ def iter_draws(
         yield draw
 
 
-@contextlib.contextmanager
-def _own_parameters(*programs: Callable[..., Any]) -> Iterator[None]:
+def _own_parameters(*programs: Callable[..., Any]) -> AbstractContextManager[None]:
     """
     Let what was trained under module-local parameters, as by ``fit``, run under them.
 
     Under Pyro's default a module takes the value of a namesake in the parameter store, which
     another guide of the same class may have left, and loses its own.
     """
-    contexts = [
-        part._pyro_context
-        for program in programs
-        if isinstance(program, torch.nn.Module)
-        for part in program.modules()
-        if isinstance(part, PyroModule)
-    ]
-    if not any(hasattr(context, "param_state") for context in contexts):
-        yield
-        return
-    for context in contexts:
-        # Pyro 1.9 makes this only if the setting was on when the module was built.
-        if not hasattr(context, "param_state"):
-            context.param_state = {"params": {}, "constraints": {}}
-    with pyro.settings.context(module_local_params=True):
-        yield
+    trained = any(hasattr(context, "param_state") for context in pyro_contexts(*programs))
+    return module_local_params(*programs) if trained else nullcontext()
 
 
 def site_kind(site: dict[str, Any]) -> Kind | None:

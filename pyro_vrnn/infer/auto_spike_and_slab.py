@@ -159,6 +159,8 @@ class AutoSpikeAndSlab(AutoGuide):
                 setattr(holder, attribute, PyroParam(scale, constraints.softplus_positive))
             else:
                 holder.register_buffer(attribute, loc.new_tensor(decided.scale))
+        if hasattr(self._init_loc_fn, "check_used"):
+            self._init_loc_fn.check_used()
 
     def _check_names(self, latents: Mapping[str, Any]) -> None:
         for argument, given in (
@@ -190,6 +192,7 @@ class AutoSpikeAndSlab(AutoGuide):
                 "weights before the data plate, or each sequence gets a weight of its own."
             )
         fn = site["fn"]
+        _check_real(name, fn.support)
         shape = fn.event_shape
         if fn.batch_shape or not shape:
             raise ValueError(
@@ -219,12 +222,28 @@ class AutoSpikeAndSlab(AutoGuide):
             site["value"]
         )
 
+    def _check_built(self, got: str) -> None:
+        if self.prototype_trace is None:
+            raise RuntimeError(
+                f"Expected a guide that has its sites, got {got}: first call the guide once with "
+                "the model's arguments, observations included."
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if any(key.startswith(prefix) for key in state_dict):
+            self._check_built("parameters to load into one without")
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def distribution(self, name: str) -> SpikeAndSlab:
         """
         Return q of the site ``name``, with gradients to the guide's parameters.
 
-        :raises KeyError: if the guide has no such site (or was not called yet).
+        :raises RuntimeError: if the guide was not called yet.
+        :raises KeyError: if the guide has no such site.
         """
+        self._check_built("a guide without sites")
         if name not in self.sites:
             raise KeyError(f"Expected one of the sites {list(self.sites)}, got {name!r}.")
         decided = self.sites[name]
@@ -276,6 +295,16 @@ def _check_drop_prob(name: str, value: Any) -> float:
     if check_probability(name, value) == 1:
         raise ValueError(f"Expected {name} in [0, 1), got {value}: every weight would be noise.")
     return float(value)
+
+
+def _check_real(name: str, support: Any) -> None:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if not isinstance(support, type(constraints.real)):
+        raise ValueError(
+            f"Expected weight '{name}' to have a prior on all real numbers, got support {support}: "
+            "guide it apart with AutoGuideList."
+        )
 
 
 def _check_blocks(name: str, block_shape: Any, shape: torch.Size) -> tuple[int, ...]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_vrnn.nn.own_params import module_local_params
 from pyro_vrnn.runs import machine, set_seed, versions
 from pyro_vrnn.shapes import check_positive_float, check_positive_int
 
@@ -69,8 +69,9 @@ def fit(
     parameters, and its parameters go to a torch optimiser. Afterwards ``model`` and ``guide``
     hold the trained values; use them with :class:`~pyro.infer.Predictive` as after
     :class:`~pyro.infer.SVI`. (Two of Pyro's own guides with one name then still meet in its global
-    store, unless ``pyro.settings.set(module_local_params=True)``; ours never do.) The same seed,
-    data and device give the same result, bit for bit.
+    store, unless ``pyro.settings.set(module_local_params=True)``; ours never do.) The same seed
+    and data give the same result on the CPU, bit for bit. Not for several threads at once: Pyro's
+    handlers and settings belong to the process.
 
     Example::
 
@@ -99,12 +100,19 @@ def fit(
     :param device: where model, guide and batches are put; None leaves them where they are.
     :param bool progress: show a progress bar.
     :returns: the history, a :class:`FitResult`.
+    :raises TypeError: if an argument or a batch is of another type than said here.
     :raises ValueError: if ``data`` is empty, or runs out after the first epoch.
     :raises FloatingPointError: if the loss is not finite; the step's update is not made.
     """
     check_positive_int("num_epochs", num_epochs)
     if clip_norm is not None:
         check_positive_float("clip_norm", clip_norm)
+    if not callable(optimizer) or isinstance(optimizer, PyroOptim):
+        raise _no_optimizer(f"{type(optimizer).__module__}.{type(optimizer).__name__}")
+    elbo = TraceMeanField_ELBO() if elbo is None else elbo
+    if not isinstance(elbo, ELBO):
+        got = f"the class {elbo.__name__}" if isinstance(elbo, type) else type(elbo).__name__
+        raise TypeError(f"Expected elbo to be a pyro.infer.ELBO such as Trace_ELBO(), got {got}.")
     for name, module in (("model", model), ("guide", guide)):
         if not isinstance(module, torch.nn.Module):
             raise TypeError(
@@ -116,8 +124,8 @@ def fit(
         set_seed(seed)
     started = time.perf_counter()
     result = FitResult(seed=seed)
-    with _module_local_params(model, guide):
-        trainer = _Trainer((elbo or TraceMeanField_ELBO())(model, guide), optimizer, clip_norm)
+    with module_local_params(model, guide):
+        trainer = _Trainer(elbo(model, guide), optimizer, clip_norm)
         with tqdm(total=num_epochs, desc="SVI", unit="epoch", disable=not progress) as bar:
             for epoch in range(num_epochs):
                 losses: list[float] = []
@@ -137,17 +145,12 @@ def fit(
     return result
 
 
-@contextlib.contextmanager
-def _module_local_params(*modules: torch.nn.Module) -> Iterator[None]:
-    """Let modules built under Pyro's default setting run under module-local parameters."""
-    for module in modules:
-        for part in module.modules():
-            context = getattr(part, "_pyro_context", None)
-            # Pyro 1.9 makes this only if the setting was on when the module was built.
-            if context is not None and not hasattr(context, "param_state"):
-                context.param_state = {"params": {}, "constraints": {}}
-    with pyro.settings.context(module_local_params=True):
-        yield
+def _no_optimizer(got: str) -> TypeError:
+    return TypeError(
+        "Expected optimizer to make a torch.optim.Optimizer of the parameters, such as "
+        f"functools.partial(torch.optim.Adam, lr=0.01), got {got}: neither a pyro.optim object nor "
+        "an optimiser that is already made will do."
+    )
 
 
 class _Trainer:
@@ -165,7 +168,10 @@ class _Trainer:
         with torch.no_grad():
             self.loss_module(*args, **kwargs)
         self.parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
-        return self.make_optimizer(self.parameters)
+        optimizer = self.make_optimizer(self.parameters)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise _no_optimizer(f"a function that returns {type(optimizer).__name__}")
+        return optimizer
 
     def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[int, int]) -> float:
         if self.optimizer is None:

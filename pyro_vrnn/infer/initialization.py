@@ -41,19 +41,35 @@ def init_to_module(module: torch.nn.Module, prefix: str = "") -> InitLocFn:
         :class:`torch.nn.LSTM`.
     :param str prefix: what the model puts before those names, ``"rnn."`` for a model that holds
         the network as ``self.rnn``.
-    :raises ValueError: when the guide is built, if a site under the prefix has no parameter.
+    :raises ValueError: when the guide is built, if no site is under the prefix or one there has no
+        parameter.
     """
-    values = {name: value.detach().clone() for name, value in module.named_parameters()}
+    return _FromModule(module, prefix)
 
-    def init_loc_fn(site: dict[str, Any]) -> Tensor:
+
+class _FromModule:
+    def __init__(self, module: torch.nn.Module, prefix: str) -> None:
+        self.values = {name: value.detach().clone() for name, value in module.named_parameters()}
+        self.prefix = prefix
+        self.seen: list[str] = []
+
+    def __call__(self, site: dict[str, Any]) -> Tensor:
         name = site["name"]
-        if not name.startswith(prefix):
+        self.seen.append(name)
+        if not name.startswith(self.prefix):
             return default_initial(site)
-        if name.removeprefix(prefix) not in values:
+        own = name.removeprefix(self.prefix)
+        if own not in self.values:
             raise ValueError(
-                f"Expected a parameter {name.removeprefix(prefix)!r} for site '{name}', "
-                f"got a module with {', '.join(values)}."
+                f"Expected a parameter {own!r} for site '{name}', "
+                f"got a module with {', '.join(self.values)}."
             )
-        return values[name.removeprefix(prefix)]
+        return self.values[own]
 
-    return init_loc_fn
+    def check_used(self) -> None:
+        """Refuse a prefix that no site had since the last check."""
+        seen, self.seen = self.seen, []
+        if not any(name.startswith(self.prefix) for name in seen):
+            raise ValueError(
+                f"Expected a site under prefix {self.prefix!r}, got sites {', '.join(seen)}."
+            )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyro
+import torch
 from pyro.nn import PyroModule
 
 _serial = itertools.count()
@@ -31,3 +35,25 @@ class OwnParamsModule(PyroModule):
     def _pyro_get_fullname(self, name: str) -> str:
         fullname = super()._pyro_get_fullname(name)
         return f"{fullname}#{self._owner}" if name in self._pyro_params else fullname
+
+
+def pyro_contexts(*programs: Callable[..., Any]) -> list[Any]:
+    """Return Pyro's record of each PyroModule in the programs that are modules."""
+    return [
+        part._pyro_context
+        for program in programs
+        if isinstance(program, torch.nn.Module)
+        for part in program.modules()
+        if isinstance(part, PyroModule)
+    ]
+
+
+@contextlib.contextmanager
+def module_local_params(*programs: Callable[..., Any]) -> Iterator[None]:
+    """Let modules built under Pyro's default setting run under module-local parameters."""
+    for context in pyro_contexts(*programs):
+        # Pyro 1.9 makes this only if the setting was on when the module was built.
+        if not hasattr(context, "param_state"):
+            context.param_state = {"params": {}, "constraints": {}}
+    with pyro.settings.context(module_local_params=True):
+        yield

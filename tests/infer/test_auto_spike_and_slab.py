@@ -305,7 +305,17 @@ def name_of_a_method(x, y=None):
     weight("forward", (3,), WeightSite("bias"))
 
 
+def positive(x, y=None):
+    prior = dist.HalfNormal(1.0).expand([3]).to_event(1)
+    pyro.sample("w", prior, infer={"weight_site": WeightSite("bias")})
+
+
 LATENTS = {
+    "positive": (
+        positive,
+        ValueError,
+        r"'w' to have a prior on all real numbers, got support .*: guide it .* AutoGuideList",
+    ),
     "unknown": (unknown_latent, ValueError, r"every latent to be a known weight, got 'rate'"),
     "in-a-plate": (read_in_a_plate, ValueError, r"weight 'w' outside any plate, .* inside 'data'"),
     "in-two-plates": (no_event, ValueError, r"weight 'w' outside any plate, .* 'rows', 'columns'"),
@@ -358,9 +368,11 @@ def test_observations_left_out_at_the_first_call():
 def test_distribution():
     model, x, y = small()
     guide = Guide(model, drop_prob=0.4, scale=0.2)
-    with pytest.raises(KeyError, match=r"Expected one of the sites \[\], got 'head.bias'"):
+    with pytest.raises(RuntimeError, match=r"got a guide without sites: first call the guide once"):
         guide.distribution("head.bias")
     guide(x, y)
+    with pytest.raises(KeyError, match=r"Expected one of the sites \['rnn.*, got 'head.bais'"):
+        guide.distribution("head.bais")
     q = guide.distribution("rnn.weight_hh_l0")
     assert isinstance(q, vrnn.distributions.SpikeAndSlab)
     assert (q.event_shape, q.batch_shape, q.block_shape) == ((20, 5), (), (5, 1))

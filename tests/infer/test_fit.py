@@ -288,6 +288,28 @@ BAD = {
     "seed": (dict(seed=-1), ValueError, r"Expected seed to be a non-negative int, got -1"),
     "batch": (dict(data=[torch.zeros(4, 6, 8)]), TypeError, r"batch to be a tuple .* got Tensor"),
     "model": (dict(model=by_hand), TypeError, r"model to be a torch.nn.Module, got func"),
+    "pyro-optim": (
+        dict(optimizer=pyro.optim.Adam({"lr": 0.1})),
+        TypeError,
+        r"Expected optimizer to make .*functools.partial\(torch.optim.Adam, lr=0.01\), got "
+        r"pyro.optim.*: neither a pyro.optim object",
+    ),
+    "made-optimizer": (
+        dict(optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1)),
+        TypeError,
+        r"Expected optimizer to make .* got torch.optim.sgd.SGD",
+    ),
+    "no-optimizer": (
+        dict(optimizer=lambda parameters: None),
+        TypeError,
+        r"got a function that returns NoneType: neither",
+    ),
+    "elbo-class": (
+        dict(elbo=Trace_ELBO),
+        TypeError,
+        r"a pyro.infer.ELBO such as Trace_ELBO\(\), got the class Trace_ELBO",
+    ),
+    "elbo-text": (dict(elbo="Trace"), TypeError, r"Expected elbo to be a .*, got str"),
     "guide": (
         dict(guide=by_hand),
         TypeError,

@@ -126,6 +126,19 @@ def test_state_dict_round_trip(local, learn_scale):
         assert_equal(*draws)
 
 
+def test_state_dict_before_the_first_call():
+    model, x, y = small()
+    guide = Guide(model)
+    guide(x, y)
+    message = r"got parameters to load into one without: first call .* observations included"
+    with pytest.raises(RuntimeError, match=message):
+        Guide(model).load_state_dict(guide.state_dict())
+    parts = torch.nn.ModuleList([Guide(model)])
+    with pytest.raises(RuntimeError, match=message):
+        parts.load_state_dict(torch.nn.ModuleList([guide]).state_dict())
+    Guide(model).load_state_dict(Guide(model).state_dict())  # there is nothing to lose
+
+
 @settings
 @pytest.mark.parametrize("learn_scale", [False, True], ids=["fixed-scale", "learned-scale"])
 def test_guide_follows_to_a_type_and_device(local, learn_scale, device):

@@ -114,6 +114,11 @@ INITIAL = {
         "",
         r"value of 'rnn.weight_ih_l0' of shape \(20, 8\), .*\(20, 3",
     ),
+    "unused-prefix": (
+        Twin(),
+        "lstm.",
+        r"Expected a site under prefix 'lstm.', got sites rnn.weight_ih_l0, ",
+    ),
     "wrong-prefix": (Twin(), "rnn.", r"Expected a parameter 'weight_ih_l0' for site 'rnn.weight_i"),
 }
 
