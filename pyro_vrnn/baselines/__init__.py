@@ -1,4 +1,4 @@
-"""What the Bayesian networks are compared with: forecasts and nets that know no Pyro."""
+"""What the Bayesian networks are compared with: forecasts that know no Pyro."""
 
 from pyro_vrnn.baselines.seasonal_naive import SeasonalNaive
 
