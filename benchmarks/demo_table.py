@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "demo"
-METHODS = {"bayesian": "Bayesian LSTM", "seasonal_naive": "seasonal naive"}
+METHODS = {
+    "bayesian": "Bayesian LSTM",
+    "last_change": "last change, no network",
+    "seasonal_naive": "seasonal naive",
+}
 
 
 def markdown_table(runs: list[dict[str, Any]]) -> str:
