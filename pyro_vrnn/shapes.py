@@ -12,8 +12,12 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+FloatArray = NDArray[np.float64]
 
 
 def shape_text(shape: Iterable[int | str]) -> str:
@@ -128,3 +132,24 @@ def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:
         bad = low if low < 1 else high
         raise ValueError(f"Expected lengths in 1..{num_steps}, got {bad}.")
     return lengths
+
+
+def finite_array(name: str, value: ArrayLike) -> FloatArray:
+    """
+    Return ``value`` as a float64 array that is not empty and holds neither NaN nor infinity.
+
+    >>> finite_array("y", [1.0, float("nan")])
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected y to be finite, got nan at index (1,).
+    """
+    array = np.asarray(value, dtype=np.float64)
+    if array.size == 0:
+        raise ValueError(f"Expected {name} to hold values, got shape {shape_text(array.shape)}.")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = np.argwhere(bad)[0].tolist()
+        raise ValueError(
+            f"Expected {name} to be finite, got {array[bad][0]} at index {shape_text(where)}."
+        )
+    return array

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from pyro_vrnn.shapes import check_positive_int, shape_text
-
-FloatArray = NDArray[np.float64]
+from pyro_vrnn.shapes import FloatArray, check_positive_int, finite_array, shape_text
 
 
 class SeasonalNaive:
@@ -64,7 +62,7 @@ class SeasonalNaive:
         :returns: itself.
         :raises ValueError: for NaN, or fewer than 2 residuals at the last step.
         """
-        values = _finite("train_values", train_values)
+        values = finite_array("train_values", train_values)
         needed = int(self._lags[-1]) + 2 + (self.horizon if self.carry_change else 0)
         if values.ndim != 1:
             raise ValueError(
@@ -96,7 +94,7 @@ class SeasonalNaive:
         """
         if self._mean is None or self._scale is None:
             raise RuntimeError("Expected fit to be called before forecast.")
-        values = _finite("history", history)
+        values = finite_array("history", history)
         length = values.shape[-1] if values.ndim else 0
         needed = int(self._lags[-1]) + 1 if self.carry_change else self.season
         if length < needed:
@@ -105,13 +103,3 @@ class SeasonalNaive:
         if self.carry_change:
             loc = loc + values[..., -1:] - values[..., length - 1 - self._lags]
         return loc, np.broadcast_to(self._scale, loc.shape).copy()
-
-
-def _finite(name: str, value: ArrayLike) -> FloatArray:
-    """Return ``value`` as a float64 array without NaN or infinity."""
-    array = np.asarray(value, dtype=np.float64)
-    bad = ~np.isfinite(array)
-    if bad.any():
-        where = shape_text(np.argwhere(bad)[0].tolist())
-        raise ValueError(f"Expected {name} to be finite, got {array[bad][0]} at index {where}.")
-    return array

@@ -5,32 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from pyro_vrnn.shapes import shape_text
-
-FloatArray = NDArray[np.float64]
-
-
-def finite_array(name: str, value: ArrayLike) -> FloatArray:
-    """
-    Return ``value`` as a float64 array that is not empty and holds neither NaN nor infinity.
-
-    >>> finite_array("y", [1.0, float("nan")])
-    Traceback (most recent call last):
-    ...
-    ValueError: Expected y to be finite, got nan at index (1,).
-    """
-    array = np.asarray(value, dtype=np.float64)
-    if array.size == 0:
-        raise ValueError(f"Expected {name} to hold values, got shape {shape_text(array.shape)}.")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        where = np.argwhere(bad)[0].tolist()
-        raise ValueError(
-            f"Expected {name} to be finite, got {array[bad][0]} at index {shape_text(where)}."
-        )
-    return array
+from pyro_vrnn.shapes import FloatArray, finite_array, shape_text
 
 
 def check_same_shape(name: str, value: FloatArray, like: FloatArray) -> FloatArray:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_vrnn.scores._checks import check_level, finite_array
-from pyro_vrnn.shapes import check_positive_int, shape_text
+from pyro_vrnn.scores._checks import check_level
+from pyro_vrnn.shapes import check_positive_int, finite_array, shape_text
 
 
 class BootstrapRange(NamedTuple):

@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyro_vrnn.scores._checks import (
-    FloatArray,
     check_draws,
     check_same_shape,
-    finite_array,
     missing_scoringrules,
     positive_scale,
 )
+from pyro_vrnn.shapes import FloatArray, finite_array
 
 
 def gaussian_mixture_nll(

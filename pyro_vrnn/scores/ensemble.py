@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_vrnn.scores._checks import (
-    FloatArray,
-    check_draws,
-    check_num_draws,
-    finite_array,
-    missing_scoringrules,
-)
+from pyro_vrnn.scores._checks import check_draws, check_num_draws, missing_scoringrules
+from pyro_vrnn.shapes import FloatArray, finite_array
 
 
 def crps(

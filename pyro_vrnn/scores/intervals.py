@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_vrnn.scores._checks import (
-    FloatArray,
-    check_level,
-    check_num_draws,
-    check_same_shape,
-    finite_array,
-)
+from pyro_vrnn.scores._checks import check_level, check_num_draws, check_same_shape
+from pyro_vrnn.shapes import FloatArray, finite_array
 
 
 def central_interval(
