@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -67,6 +68,8 @@ def demo(
 
 def main() -> None:
     """Run the command line; a refused argument is one line on stderr and exit status 2."""
+    # As an exception, so that half-made files are cleared away on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
