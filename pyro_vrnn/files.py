@@ -28,8 +28,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> Path:
     aside = Path(name)
     try:
         write(aside)
-        with aside.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        _sync(aside)
         umask = os.umask(0)
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
@@ -38,6 +37,11 @@ def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> Path:
         aside.unlink(missing_ok=True)
         raise
     return path
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -79,6 +83,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".staged-") as aside:
             yield Path(aside)
             for path in sorted(Path(aside).iterdir()):
+                _sync(path)
                 path.replace(folder / path.name)
     except BaseException:
         for made in missing:

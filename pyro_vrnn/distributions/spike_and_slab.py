@@ -177,11 +177,8 @@ class SpikeAndSlab(TorchDistribution):
         scale = self.scale.expand(self.loc.shape).detach()
         distance = interleave((self.loc.detach() / scale).abs(), self.block_shape)
         p = self.drop_prob
-        p = (
-            spread(p.expand(*self.batch_shape, *self.grid_shape), len(self.block_shape))
-            if (isinstance(p, Tensor))
-            else p
-        )
+        if isinstance(p, Tensor):
+            p = spread(p.expand(*self.batch_shape, *self.grid_shape), len(self.block_shape))
         median = mixture_median(distance, p).reshape(self.loc.shape)
         return (median * scale * self.loc.detach().sign()).to(self.loc.dtype)
 
@@ -200,12 +197,11 @@ class SpikeAndSlab(TorchDistribution):
         p = self.drop_prob
         if not isinstance(p, Tensor) and p == 0.0:
             return self.loc
-        keep = self.loc.new_empty(sample_shape + self.batch_shape + self.grid_shape)
-        keep = (
-            keep.bernoulli_(1 - p)
-            if not isinstance(p, Tensor)
-            else torch.bernoulli((1 - p).expand(keep.shape))
-        )
+        shape = sample_shape + self.batch_shape + self.grid_shape
+        if isinstance(p, Tensor):
+            keep = torch.bernoulli((1 - p).expand(shape))
+        else:
+            keep = self.loc.new_empty(shape).bernoulli_(1 - p)
         return scale_blocks(self.loc, keep, self.block_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:

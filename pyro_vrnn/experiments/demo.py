@@ -75,11 +75,11 @@ def run_demo(
     return DemoResult(found, out / f"{stem}.png", out / f"{stem}.json", out / f"{stem}.nc")
 
 
-def _show_trial(bar: Any, done: int, _total: int, trial: Trial) -> None:
+def _show_trial(bar: Any, trial: Trial) -> None:
     bar.set_postfix(
         lag=trial.lag, p=trial.drop_prob, sigma=trial.scale, nll=f"{trial.validation_nll:.3g}"
     )
-    bar.update(done - bar.n)
+    bar.update()
 
 
 def _export(study: Study) -> Any:

@@ -27,12 +27,11 @@ from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
 from pyro_vrnn.infer.fit import FitResult, fit
 from pyro_vrnn.models.forecaster import Forecaster
 from pyro_vrnn.nn.recurrent import GRU, LSTM, RNN
-from pyro_vrnn.runs import check_device, check_seed, set_seed
+from pyro_vrnn.runs import check_device, check_seed
 from pyro_vrnn.scores.density import gaussian_mixture_nll
 from pyro_vrnn.scores.ensemble import crps
-from pyro_vrnn.shapes import check_choice, check_positive_int
+from pyro_vrnn.shapes import FloatArray, check_choice, check_positive_int
 
-Array = NDArray[np.float64]
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 NOISE_FACTORS = np.round(np.geomspace(0.5, 2.0, 57), 3)
 MAX_WINDOWS = 4000
@@ -85,7 +84,7 @@ class Plan:
     offset: float  # mean and standard deviation of the training values
     unit: float
 
-    def standardised(self, values: Array) -> Array:
+    def standardised(self, values: FloatArray) -> FloatArray:
         """Return ``values`` in units in which float32 loses nothing of a series' changes."""
         return (values - self.offset) / self.unit
 
@@ -128,10 +127,10 @@ class Forecasts:
     :ivar origins: index of the first target of each origin, ``(R,)``.
     """
 
-    y: Array
-    loc: Array
-    noise: Array
-    draws: Array
+    y: FloatArray
+    loc: FloatArray
+    noise: FloatArray
+    draws: FloatArray
     origins: NDArray[np.int64]
 
     def with_noise(self, factor: float) -> Forecasts:
@@ -151,7 +150,7 @@ class Study:
     test: Forecasts
 
 
-def make_plan(values: Array, config: ForecastConfig) -> Plan:
+def make_plan(values: FloatArray, config: ForecastConfig) -> Plan:
     """
     Decide horizon, season, candidate lags, window and split from the config and the series.
 
@@ -182,7 +181,7 @@ def make_plan(values: Array, config: ForecastConfig) -> Plan:
 
 
 def train_candidate(
-    values: Array,
+    values: FloatArray,
     plan: Plan,
     config: ForecastConfig,
     *,
@@ -196,7 +195,6 @@ def train_candidate(
     train = windows(
         past, window=plan.window, horizon=plan.horizon, stride=stride, dtype=torch.float32
     )
-    set_seed(config.seed)
     model = Forecaster(
         CELLS[config.cell](1, config.hidden_size),
         plan.horizon,
@@ -241,7 +239,7 @@ def train_candidate(
 def forecast(
     model: Forecaster,
     guide: AutoSpikeAndSlab,
-    values: Array,
+    values: FloatArray,
     plan: Plan,
     config: ForecastConfig,
     start: int,
@@ -289,21 +287,20 @@ def num_trials(plan: Plan, config: ForecastConfig) -> int:
 
 
 def run_study(
-    values: Array,
+    values: FloatArray,
     config: ForecastConfig,
     *,
-    on_trial: Callable[[int, int, Trial], None] = lambda done, total, trial: None,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> Study:
     """
     Choose on the validation part, then forecast the test part once.
 
     :param values: the series, ``(n,)``, finite, in time order.
-    :param on_trial: called after each candidate with its number, how many there are, and itself.
+    :param on_trial: called after each of :func:`num_trials` candidates.
     :raises ValueError: if the series is too short.
     """
     plan = make_plan(values, config)
     first, *grid = _grid(config)
-    total = num_trials(plan, config)
     trials: list[Trial] = []
     best: Candidate | None = None
 
@@ -313,7 +310,7 @@ def run_study(
         trials.append(candidate.trial)
         if best is None or candidate.trial.validation_nll < best.trial.validation_nll:
             best = candidate
-        on_trial(len(trials), total, candidate.trial)
+        on_trial(candidate.trial)
 
     for lag in plan.lags:
         attempt(lag, *first)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pyro_vrnn.baselines.seasonal_naive import SeasonalNaive
 from pyro_vrnn.distributions.kl import kl_parts
@@ -18,8 +17,8 @@ from pyro_vrnn.scores.bootstrap import block_bootstrap
 from pyro_vrnn.scores.density import gaussian_crps, gaussian_mixture_nll, rmse
 from pyro_vrnn.scores.ensemble import crps
 from pyro_vrnn.scores.intervals import central_interval, coverage, interval_score, width
+from pyro_vrnn.shapes import FloatArray
 
-Array = NDArray[np.float64]
 LEVELS = (0.5, 0.9)
 METHODS = {
     "bayesian": "Bayesian",
@@ -36,10 +35,10 @@ class Scores:
     :ivar dict interval: level -> ``hit`` (0 or 1), ``width`` and ``score`` of the central interval.
     """
 
-    error: Array
-    nll: Array
-    crps: Array
-    interval: dict[float, dict[str, Array]]
+    error: FloatArray
+    nll: FloatArray
+    crps: FloatArray
+    interval: dict[float, dict[str, FloatArray]]
 
     def summary(self) -> dict[str, Any]:
         """Return the means, with the bootstrap range of the coverage over origins."""
@@ -59,7 +58,9 @@ class Scores:
         return found
 
 
-def _intervals(y: Array, ends: dict[float, tuple[Array, Array]]) -> dict[float, dict[str, Array]]:
+def _intervals(
+    y: FloatArray, ends: dict[float, tuple[FloatArray, FloatArray]]
+) -> dict[float, dict[str, FloatArray]]:
     return {
         level: {
             "hit": coverage(y, lower, upper),
@@ -83,7 +84,7 @@ def model_scores(forecasts: Forecasts) -> Scores:
     )
 
 
-def floor_scores(values: Array, study: Study, *, carry_change: bool = False) -> Scores:
+def floor_scores(values: FloatArray, study: Study, *, carry_change: bool = False) -> Scores:
     """
     Score a seasonal-naive forecast of the same origins, fitted to the training part.
 
@@ -127,7 +128,7 @@ def differences(ours: Scores, floor: Scores) -> dict[str, dict[str, float]]:
     return {name: block_bootstrap(values)._asdict() for name, values in pairs.items()}
 
 
-def elbo_parts(values: Array, study: Study) -> dict[str, float | bool]:
+def elbo_parts(values: FloatArray, study: Study) -> dict[str, float | bool]:
     """
     Split the chosen model's final ELBO per observed value, in nats.
 
@@ -162,7 +163,7 @@ def elbo_parts(values: Array, study: Study) -> dict[str, float | bool]:
     }
 
 
-def report(values: Array, study: Study) -> dict[str, Any]:
+def report(values: FloatArray, study: Study) -> dict[str, Any]:
     """Return everything a study found, as JSON can hold it."""
     scores = {
         "bayesian": model_scores(study.test),

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.models.gaussian import GaussianSequenceModel
-from pyro_vrnn.nn.linear import Linear
 from pyro_vrnn.nn.recurrent import RecurrentModule
 from pyro_vrnn.nn.weights import Prior
 from pyro_vrnn.shapes import (
@@ -77,18 +76,14 @@ class Forecaster(GaussianSequenceModel):
         if learn_tau:
             tau = torch.as_tensor(tau, dtype=torch.float64)
             tau = tau.expand(horizon) if tau.dim() == 0 else tau
-        super().__init__(rnn, horizon, tau=tau, learn_tau=learn_tau, num_data=num_data)
+        super().__init__(
+            rnn, horizon, tau=tau, learn_tau=learn_tau, num_data=num_data, prior_scale=prior_scale
+        )
         self.horizon = horizon
         if lag is not None and check_positive_int("lag", lag) < horizon:
             raise ValueError(f"Expected lag of at least horizon={horizon}, got {lag}.")
         self.lag = lag
         self.overlap = check_positive_float("overlap", overlap)
-        self.head = Linear(
-            self.num_features,
-            horizon,
-            prior_scale=prior_scale,
-            **rnn.factory_kwargs,
-        )
         self.register_buffer("center", torch.zeros(rnn.input_size, **rnn.factory_kwargs))
         self.register_buffer("scale", torch.ones(rnn.input_size, **rnn.factory_kwargs))
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vrnn.nn.embedding import Embedding
+from pyro_vrnn.nn.linear import Linear
 from pyro_vrnn.nn.own_params import OwnParamsModule
 from pyro_vrnn.nn.recurrent import RecurrentModule
+from pyro_vrnn.nn.weights import Prior
 from pyro_vrnn.shapes import (
     check_dtype,
     check_finite,
@@ -99,11 +101,12 @@ class SequenceModel(OwnParamsModule):
 
 class GaussianSequenceModel(SequenceModel):
     r"""
-    A sequence model observed through Gaussian noise of precision :math:`\tau`.
+    A sequence model with a linear head, observed through Gaussian noise of precision :math:`\tau`.
 
     :param tau: precision, a positive number or one for each of the outputs.
     :param bool learn_tau: make ``tau`` a :class:`~pyro.nn.PyroParam`, learned by maximising the
         ELBO, rather than a fixed buffer.
+    :param prior_scale: prior of the head, as in :class:`~pyro_vrnn.nn.Linear`.
     """
 
     def __init__(
@@ -114,10 +117,14 @@ class GaussianSequenceModel(SequenceModel):
         tau: float | Tensor,
         learn_tau: bool,
         num_data: int | None,
+        prior_scale: Prior,
         embedding: Embedding | None = None,
     ) -> None:
         super().__init__(rnn, embedding=embedding, num_data=num_data)
         self.out_features = check_positive_int("out_features", out_features)
+        self.head = Linear(
+            self.num_features, self.out_features, prior_scale=prior_scale, **rnn.factory_kwargs
+        )
         value = torch.as_tensor(tau, **rnn.factory_kwargs).detach()
         if value.shape not in ((), (out_features,)):
             raise ValueError(

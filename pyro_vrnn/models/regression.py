@@ -6,7 +6,6 @@ from torch import Tensor
 
 from pyro_vrnn.models.gaussian import GaussianSequenceModel
 from pyro_vrnn.nn.embedding import Embedding
-from pyro_vrnn.nn.linear import Linear
 from pyro_vrnn.nn.recurrent import RecurrentModule
 from pyro_vrnn.nn.weights import Prior
 
@@ -61,13 +60,8 @@ class SequenceRegression(GaussianSequenceModel):
             tau=tau,
             learn_tau=learn_tau,
             num_data=num_data,
-            embedding=embedding,
-        )
-        self.head = Linear(
-            self.num_features,
-            out_features,
             prior_scale=prior_scale,
-            **rnn.factory_kwargs,
+            embedding=embedding,
         )
 
     def forward(self, x: Tensor, y: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:

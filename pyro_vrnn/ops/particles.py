@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_vrnn.ops.cells import affine
 from pyro_vrnn.shapes import shape_text
 
 
@@ -83,9 +84,7 @@ def linear(
         return torch.nn.functional.linear(x, weight, bias)
     inner = x.shape[int(particles) : -1]
     rows = x.reshape(*x.shape[: int(particles)], -1, x.shape[-1])  # (*, M, D), * is () or (S,)
-    product = rows @ weight.mT  # (*, M, F), * is () or (S,)
-    if bias is not None:
-        product = product + bias.unsqueeze(-2)
+    product = affine(rows, weight, bias)  # (*, M, F), * is () or (S,)
     return product.reshape(*product.shape[:-2], *inner, product.shape[-1])
 
 
