@@ -72,7 +72,7 @@ class SequenceModel(OwnParamsModule):
         :returns: ``(*P, N, R*H)`` and the number of dims in ``*P``.
         """
         if self.embedding is not None:
-            x = self.embedding(x)
+            x = self.embedding(x, batch_dim=0)
         if not self.rnn.batch_first:
             x = x.transpose(-3, -2)
         _, state = self.rnn(x, lengths=lengths)

@@ -61,11 +61,17 @@ class Embedding(WeightModule):
         self._add_weight("weight", (rows, self.embedding_dim), WeightSite("embedding"))
         self._check_prior_names()
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *, batch_dim: int | None = None) -> Tensor:
         """
         Look ids up in one draw of the table, or in S of them.
 
-        :param input: ids of any shape ``(*)``, int64 or int32, in 0..V-1.
+        In training under :class:`~pyro_vrnn.infer.AutoSpikeAndSlab` only the rows that are looked
+        up are drawn.
+
+        :param input: ids of any shape ``(*)``, int64 or int32, in 0..V-1. (The range is checked on
+            the CPU; a GPU would have to be waited for, and stops at a wrong id by itself.)
+        :param int batch_dim: the dim of ``input`` that counts the sequences. Needed only under
+            ``scope="sequence"`` (a draw for each sequence) for ids of more than one dim.
         :returns: ``(*, E)``, or ``(S, *, E)`` with S particles.
         :raises TypeError: if the ids are not integers.
         :raises ValueError: if an id is out of range.
@@ -73,14 +79,16 @@ class Embedding(WeightModule):
         if not isinstance(input, Tensor) or input.dtype not in (torch.int64, torch.int32):
             got = input.dtype if isinstance(input, Tensor) else type(input).__name__
             raise TypeError(f"Expected ids of dtype int64 or int32, got {got}.")
-        if input.numel():
+        if input.numel() and input.device.type == "cpu":
             low, high = int(input.min()), int(input.max())
             if low < 0 or high >= self.num_embeddings:
                 bad = low if low < 0 else high
                 raise ValueError(f"Expected ids in 0..{self.num_embeddings - 1}, got {bad}.")
         weight = self.weight
         leading = particle_shape([(weight, 2)])
-        output = embedding(input.long(), flatten_particles(weight, 2), self.padding_idx)
+        output = embedding(
+            input.long(), flatten_particles(weight, 2), self.padding_idx, batch_dim=batch_dim
+        )
         return output.unflatten(0, leading) if leading else output
 
     def extra_repr(self) -> str:

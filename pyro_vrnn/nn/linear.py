@@ -58,6 +58,7 @@ class Linear(WeightModule):
         input: Tensor,  # (*P, *, in_features)
         *,
         particles: int | None = None,
+        batch_dim: int | None = None,
     ) -> Tensor:  # (*P, *, out_features)
         """
         Apply one draw of the layer, or S of them.
@@ -66,8 +67,11 @@ class Linear(WeightModule):
             ``output.dim() - 3`` for a batch of sequences out of an LSTM. Needed only when the
             weights carry particles (``vectorize_particles``, ``Predictive(parallel=True)``): there
             it cannot be told from sizes, because S and N may be equal.
+        :param int batch_dim: the dim of ``input`` that counts the sequences. Needed only under
+            ``scope="sequence"`` (a draw for each sequence) for an input of more than two dims.
         :raises TypeError: if the input has another dtype than the weights.
-        :raises ValueError: if the last dim does not fit, or ``particles`` is needed and missing.
+        :raises ValueError: if the last dim does not fit, or ``particles`` or ``batch_dim`` is
+            needed and missing.
         """
         check_last_dim("input", input, self.in_features)
         weight, bias = self.weight, self.bias
@@ -96,7 +100,7 @@ class Linear(WeightModule):
         x = input.flatten(0, particles - 1) if particles > 1 else input
         weight = flatten_particles(weight, 2)
         bias = None if bias is None else flatten_particles(bias, 1)
-        output = linear(x, weight, bias, particles=bool(particles))
+        output = linear(x, weight, bias, particles=bool(particles), batch_dim=batch_dim)
         shape = leading or carried
         return output.unflatten(0, shape) if shape else output
 

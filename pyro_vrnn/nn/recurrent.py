@@ -12,7 +12,8 @@ from pyro_vrnn.distributions.weight_site import WeightSite, uniform_start
 from pyro_vrnn.nn.weights import Prior, WeightModule
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.particles import flatten_particles, particle_shape
-from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
+from pyro_vrnn.ops.recurrent import recurrent
+from pyro_vrnn.ops.weights import LayerWeights
 from pyro_vrnn.shapes import (
     check_choice,
     check_dtype,
@@ -105,10 +106,10 @@ class RecurrentModule(WeightModule):
             for name in ("bias_ih", "bias_hh"):
                 self._add_weight(name + suffix, (rows,), WeightSite("bias", gates, layer, start))
 
-    def _read_weights(self) -> list[LayerWeights]:
+    def _read_weights(self) -> list[tuple[Tensor, ...]]:
         names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else [])]
         return [
-            LayerWeights(*(getattr(self, name + suffix) for name in names))
+            tuple(getattr(self, name + suffix) for name in names)
             for layer in range(self.num_layers)
             for suffix in self._suffixes(layer)
         ]
@@ -195,20 +196,15 @@ class RecurrentModule(WeightModule):
         if lengths is not None:
             lengths = check_lengths(lengths, num_sequences, num_steps)
         weights = self._read_weights()
-        check_dtype("input", x, weights[0].weight_ih.dtype)
-        events = [(w, k) for layer in weights for w, k in zip(layer, (2, 2, 1, 1), strict=True)]
+        dtype = weights[0][0].dtype
+        check_dtype("input", x, dtype)
+        ranks = (2, 2, 1, 1)
+        events = [(w, k) for layer in weights for w, k in zip(layer, ranks, strict=False)]
         leading = _join_particles(particle_shape(events), x.shape[:-3])
-        flat = [
-            LayerWeights(
-                flatten_particles(layer.weight_ih, 2),
-                flatten_particles(layer.weight_hh, 2),
-                *(None if b is None else flatten_particles(b, 1) for b in layer[2:]),
-            )
-            for layer in weights
-        ]
+        flat = [LayerWeights(*map(flatten_particles, layer, ranks)) for layer in weights]
         state = self._initial_state(hx, x, num_sequences)
         for name, part in zip(self.state_names, state, strict=True):
-            check_dtype(name, part, weights[0].weight_hh.dtype)
+            check_dtype(name, part, dtype)
         output, last = recurrent(
             self.mode,
             flatten_particles(x, 3),

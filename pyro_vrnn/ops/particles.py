@@ -22,7 +22,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from pyro_vrnn.ops import gemm
 from pyro_vrnn.ops.cells import affine
 from pyro_vrnn.shapes import shape_text
 
@@ -69,19 +71,26 @@ def flatten_particles(weight: Tensor, event_dim: int) -> Tensor:
 def linear(
     x: Tensor,  # (*, D), or (S, *, D) where particles is 1
     weight: Tensor,  # (F, D) or (S, F, D)
-    bias: Tensor | None,  # (F,) or (S, F)
+    bias: Tensor | None = None,  # (F,) or (S, F)
     *,
     particles: bool = False,
+    batch_dim: int | None = None,
 ) -> Tensor:  # (*, F) or (S, *, F)
     r"""
     :math:`x W^\top + b` for each particle.
 
     :param bool particles: whether the first dim of ``x`` is already the particles'. It is said,
         never inferred from sizes: with S = N a guess would be wrong without an error.
+    :param int batch_dim: the dim of ``x`` that counts sequences. Needed only where the weight is a
+        draw for each sequence and ``x`` has more than two dims.
     """
+    if has_torch_function_unary(weight):
+        return handle_torch_function(
+            linear, (weight,), x, weight, bias, particles=particles, batch_dim=batch_dim
+        )
     batched = weight.dim() == 3 or (bias is not None and bias.dim() == 2)
     if not batched:
-        return torch.nn.functional.linear(x, weight, bias)
+        return gemm.linear(x, weight, bias)
     inner = x.shape[int(particles) : -1]
     rows = x.reshape(*x.shape[: int(particles)], -1, x.shape[-1])  # (*, M, D), * is () or (S,)
     product = affine(rows, weight, bias)  # (*, M, F), * is () or (S,)
@@ -92,19 +101,36 @@ def embedding(
     ids: Tensor,  # (*), int64
     weight: Tensor,  # (V, E) or (S, V, E)
     padding_idx: int | None = None,
+    *,
+    batch_dim: int | None = None,
 ) -> Tensor:  # (*, E) or (S, *, E)
     """
     Look rows up, for each particle.
 
     :param padding_idx: an id whose vector is 0. Its row is not in ``weight``: ids above it stand
         one row higher, and ``V`` is one less than the number of ids.
+    :param int batch_dim: as for :func:`take_rows`.
     """
-    rows = ids
-    if padding_idx is not None:
-        rows = (ids - (ids > padding_idx).long()).clamp(max=weight.shape[-2] - 1)
-    vectors = weight[..., rows.reshape(-1), :].reshape(
-        *weight.shape[:-2], *ids.shape, weight.shape[-1]
-    )
     if padding_idx is None:
-        return vectors
+        return take_rows(weight, ids, batch_dim=batch_dim)
+    rows = (ids - (ids > padding_idx).long()).clamp(max=weight.shape[-2] - 1)
+    vectors = take_rows(weight, rows, batch_dim=batch_dim)
     return torch.where((ids == padding_idx).unsqueeze(-1), 0.0, vectors)
+
+
+def take_rows(
+    weight: Tensor,  # (V, E) or (S, V, E)
+    ids: Tensor,  # (*), int64
+    *,
+    batch_dim: int | None = None,
+) -> Tensor:  # (*, E) or (S, *, E)
+    """
+    Return rows of a table. Draws that are made row by row draw what is asked for here.
+
+    :param int batch_dim: the dim of ``ids`` that counts sequences. Needed only where the weight is
+        a draw for each sequence and ``ids`` has more than one dim.
+    """
+    if has_torch_function_unary(weight):
+        return handle_torch_function(take_rows, (weight,), weight, ids, batch_dim=batch_dim)
+    rows = weight.index_select(-2, ids.reshape(-1))
+    return rows.reshape(*weight.shape[:-2], *ids.shape, weight.shape[-1])

@@ -1,15 +1,19 @@
 r"""
 Multi-layer, bidirectional recurrent networks as pure functions of (input, state, weights).
 
-Two paths compute the same thing:
+Three paths compute the same thing:
 
 ``"reference"``
     a Python loop over time around the cells of :mod:`~pyro_vrnn.ops.cells`. It is the definition;
-    every other path is tested against it, values and gradients. It alone accepts particles.
+    every other path is tested against it, values and gradients. A mask for each sequence is written
+    out to a weight for each sequence here, and only here.
 ``"fused"``
     torch's library kernel (oneDNN, cuDNN), for two-dimensional weights only: in float32 on the
     CPU that kernel accepts weights with more dimensions, uses the first matrix and ignores the
     rest without an error.
+``"unrolled"``
+    hand-written forward and backward passes, for masks (:class:`~pyro_vrnn.ops.weights.MaskedWeight`)
+    and particles.
 
 Shapes (T time, N sequences, D input, H hidden, S particles, L layers, R directions):
 ``x`` is ``(T, N, D)`` or ``(S, T, N, D)``, a state is ``(L*R, N, H)`` or ``(L*R, S, N, H)``.
@@ -17,26 +21,24 @@ Shapes (T time, N sequences, D input, H hidden, S particles, L layers, R directi
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from pyro_vrnn.ops.cells import CELLS, Cell, State, affine
 from pyro_vrnn.ops.fused import run_fused
+from pyro_vrnn.ops.unrolled import run_unrolled
+from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight
 from pyro_vrnn.shapes import check_choice
 
-PATHS = ("auto", "reference", "fused")
+__all__ = ["PATHS", "LayerWeights", "recurrent", "run_reference"]
 
-
-class LayerWeights(NamedTuple):
-    """Weights of one layer in one direction, under torch.nn's names; biases may be None."""
-
-    weight_ih: Tensor  # (G*H, D) or (S, G*H, D)
-    weight_hh: Tensor  # (G*H, H) or (S, G*H, H)
-    bias_ih: Tensor | None = None  # (G*H,) or (S, G*H)
-    bias_hh: Tensor | None = None  # (G*H,) or (S, G*H)
+PATHS = ("auto", "reference", "fused", "unrolled")
+_log = logging.getLogger(__name__)
 
 
 def recurrent(
@@ -55,28 +57,80 @@ def recurrent(
     With ``lengths``, steps at or past a sequence's length give zeros, leave the state as it was,
     and the backward direction starts at the last valid step, as packed sequences do in torch.
 
+    The path that is taken is logged once for each cell, at level INFO. The unrolled path has no
+    second derivative and says so; the others have what torch gives them.
+
     :param str mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"LSTM"`` or ``"GRU"``.
-    :param str path: ``"auto"`` (fused where there are no particles), ``"reference"``, ``"fused"``.
+    :param str path: ``"auto"`` (fused where there are neither particles nor masks, else unrolled),
+        ``"reference"``, ``"fused"``, ``"unrolled"``.
     :returns: output of the last layer ``(T, N, R*H)`` or ``(S, T, N, R*H)``, and the last state.
-    :raises ValueError: for an unknown mode or path, or ``"fused"`` with particles.
+    :raises ValueError: for an unknown mode or path, ``"fused"`` with particles or masks, masks that
+        do not fit, or masks together with particles.
     """
+    tensors = [w for layer in weights for w in layer if isinstance(w, Tensor)]
+    if has_torch_function(tensors):  # such as a draw for each sequence, which brings its masks
+        return handle_torch_function(
+            recurrent, tensors, mode, x, state, weights,
+            bidirectional=bidirectional, lengths=lengths, path=path,
+        )  # fmt: skip
     check_choice("mode", mode, tuple(CELLS))
     check_choice("path", path, PATHS)
-    particles = max(
-        x.dim() - 3,
-        state[0].dim() - 3,
-        *(0 if w is None else w.dim() - 2 for layer in weights for w in layer[:2]),
-        *(0 if b is None else b.dim() - 1 for layer in weights for b in layer[2:]),
-    )
-    if path == "fused" and particles > 0:
+    masked = _check_masks(weights, x.shape[-2])
+    particles = _num_particles(x, state, weights)
+    if masked and particles:
+        raise ValueError(
+            "Expected either a mask for each sequence or weights, input and state with particle "
+            f"dims, got masks and {particles} particles."
+        )
+    if path == "fused" and (masked or particles):
         raise ValueError(
             "Expected two-dimensional weights on the fused path, got weights, input or state "
-            "with a particle dimension; use path='auto'."
+            f"with {'masks' if masked else 'a particle dimension'}; use path='auto'."
         )
-    if path != "reference" and particles == 0:
-        flat = [tuple(w for w in layer if w is not None) for layer in weights]
+    if path == "auto":
+        path = "unrolled" if masked or particles else "fused"
+        _log_path(mode, path, "masks" if masked else "particles" if particles else "one weight")
+    if path == "fused":
+        flat = [tuple(w for w in layer if isinstance(w, Tensor)) for layer in weights]
         return run_fused(mode, x, state, flat, bidirectional=bidirectional, lengths=lengths)
-    return run_reference(mode, x, state, weights, bidirectional=bidirectional, lengths=lengths)
+    if path == "unrolled":
+        return run_unrolled(
+            mode, x, state, weights,
+            particles=particles, bidirectional=bidirectional, lengths=lengths,
+        )  # fmt: skip
+    if masked:
+        return _run_masked_reference(mode, x, state, weights, bidirectional, lengths)
+    active = None if lengths is None else _active(lengths, x.shape[-3], x.device)
+    return run_reference(mode, x, state, weights, bidirectional=bidirectional, active=active)
+
+
+@functools.cache
+def _log_path(mode: str, path: str, why: str) -> None:
+    _log.info("%s with %s runs on the %s path", mode, why, path)
+
+
+def _check_masks(weights: Sequence[LayerWeights], num_sequences: int) -> bool:
+    masked = [w for layer in weights for w in layer[:2] if isinstance(w, MaskedWeight)]
+    for weight in masked:
+        weight.check()
+        if len(weight.mask) != num_sequences:
+            raise ValueError(
+                f"Expected a mask for each of {num_sequences} sequences, got {len(weight.mask)}."
+            )
+    return bool(masked)
+
+
+def _num_particles(x: Tensor, state: State, weights: Sequence[LayerWeights]) -> int:
+    """Return the size of the particle dim, or 0 where nothing has one."""
+    ranked = [(x, 3), (state[0], 3)]
+    for layer in weights:
+        ranked += [(w, 2) for w in layer[:2] if isinstance(w, Tensor)]
+        ranked += [(b, 1) for b in layer[2:] if isinstance(b, Tensor)]
+    # The particle dim of a state comes second.
+    sizes = [t.shape[-1 - rank] for t, rank in ranked if t.dim() > rank and t is not state[0]]
+    if state[0].dim() > 3:
+        sizes.append(state[0].shape[1])
+    return max(sizes, default=0)
 
 
 def run_reference(
@@ -86,11 +140,10 @@ def run_reference(
     weights: Sequence[LayerWeights],
     *,
     bidirectional: bool = False,
-    lengths: Tensor | None = None,
+    active: Tensor | None = None,  # (T, N, 1)
 ) -> tuple[Tensor, State]:
     """Run the slow path; arguments as in :func:`recurrent`."""
     directions = 2 if bidirectional else 1
-    active = None if lengths is None else _active(lengths, x.shape[-3], x.device)
     finals: list[State] = []
     for first in range(0, len(weights), directions):
         outputs = []
@@ -106,6 +159,37 @@ def run_reference(
     return x, tuple(
         torch.stack(torch.broadcast_tensors(*parts)) for parts in zip(*finals, strict=True)
     )
+
+
+def _run_masked_reference(
+    mode: str,
+    x: Tensor,  # (T, N, D)
+    state: State,
+    weights: Sequence[LayerWeights],
+    bidirectional: bool,
+    lengths: Tensor | None,
+) -> tuple[Tensor, State]:
+    """Make each sequence a particle with weights of its own: what the masks mean."""
+    dense = [
+        layer._replace(
+            **{
+                name: weight.dense()
+                for name, weight in layer._asdict().items()
+                if isinstance(weight, MaskedWeight)
+            }
+        )
+        for layer in weights
+    ]
+    active = None if lengths is None else _active(lengths, x.shape[0], x.device).unsqueeze(-1)
+    output, last = run_reference(
+        mode,
+        x.transpose(0, 1).unsqueeze(2),  # (N, T, 1, D)
+        tuple(s.unsqueeze(2) for s in state),
+        dense,
+        bidirectional=bidirectional,
+        active=active,
+    )
+    return output.squeeze(2).transpose(0, 1), tuple(s.squeeze(2) for s in last)
 
 
 def _active(lengths: Tensor, num_steps: int, device: torch.device) -> Tensor:
@@ -124,15 +208,14 @@ def _unroll(
     backward: bool,
 ) -> tuple[Tensor, State]:
     num_steps, num_sequences = x.shape[-3], x.shape[-2]
-    weight_ih, bias_ih = weights.weight_ih, weights.bias_ih
-    hoisted = torch.is_grad_enabled()
-    if hoisted:  # one product for all steps; backward keeps them all in any case
-        gates_x = affine(x.flatten(-3, -2), weight_ih, bias_ih)
-        gates_x = gates_x.unflatten(-2, (num_steps, num_sequences))  # (*, T, N, G*H)
+    weight_ih, weight_hh, bias_ih, bias_hh = weights
+    assert isinstance(weight_ih, Tensor)
+    assert isinstance(weight_hh, Tensor)
+    gates_x = affine(x.flatten(-3, -2), weight_ih, bias_ih)
+    gates_x = gates_x.unflatten(-2, (num_steps, num_sequences))  # (*, T, N, G*H)
     outputs: list[Tensor] = [x] * num_steps
     for t in reversed(range(num_steps)) if backward else range(num_steps):
-        now = gates_x[..., t, :, :] if hoisted else affine(x[..., t, :, :], weight_ih, bias_ih)
-        new = cell(now, state, weights.weight_hh, weights.bias_hh)
+        new = cell(gates_x[..., t, :, :], state, weight_hh, bias_hh)
         if active is None:
             outputs[t], state = new[0], new
         else:

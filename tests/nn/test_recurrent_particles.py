@@ -18,7 +18,9 @@ leading = pytest.mark.parametrize("leading", list(LEADING))
 
 def draw(theirs, num_particles, shape):
     """Return S draws of every weight under leading dims ``shape``, and each draw by itself."""
-    draws = {k: torch.randn(num_particles, *p.shape).to(p) for k, p in parameters(theirs).items()}
+    draws = {
+        k: 0.5 * torch.randn(num_particles, *p.shape).to(p) for k, p in parameters(theirs).items()
+    }
     batched = {k: v.reshape(*shape(num_particles), *v.shape[1:]) for k, v in draws.items()}
     return batched, [{k: v[i] for k, v in draws.items()} for i in range(num_particles)]
 

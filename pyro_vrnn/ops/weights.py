@@ -1,0 +1,100 @@
+r"""
+What a layer's weights may be: tensors, or one weight for every sequence that is never written out.
+
+That one is :math:`W_n = M\, \mathrm{diag}(z_n) + E`. ``M`` and ``E`` are shared by the batch and
+``z_n`` drops input columns for sequence n, so that :math:`W_n x = M (z_n \odot x) + E x`. With untied
+gates each gate's rows have a mask of their own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pyro_vrnn.ops.gemm import linear
+from pyro_vrnn.shapes import check_shape, shape_text
+
+
+class MaskedWeight(NamedTuple):
+    """
+    The parts of N weights (F, D), one for each sequence of a batch.
+
+    :param torch.Tensor loc: M, ``(F, D)``.
+    :param torch.Tensor mask: z, ``(N, K, D)``: K = 1, or as many as there are gates; the k-th is for
+        the k-th of K equal parts of the rows. No gradient reaches it.
+    :param torch.Tensor noise: E, ``(F, D)``, or None for 0.
+    """
+
+    loc: Tensor
+    mask: Tensor
+    noise: Tensor | None = None
+
+    def check(self, name: str = "weight") -> MaskedWeight:
+        """Return itself if the shapes fit each other; raise a ValueError otherwise."""
+        check_shape(f"loc of {name}", self.loc, ("F", "D"))
+        rows, columns = self.loc.shape
+        check_shape(f"mask of {name}", self.mask, ("N", "K", columns))
+        if rows % self.mask.shape[1]:
+            raise ValueError(
+                f"Expected mask of {name} whose K divides {rows} rows, "
+                f"got {shape_text(self.mask.shape)}."
+            )
+        if self.noise is not None:
+            check_shape(f"noise of {name}", self.noise, (rows, columns))
+        return self
+
+    def dense(self) -> Tensor:
+        """
+        Write out the weights, ``(N, F, D)``: what the other operations are tested against.
+
+        >>> import torch
+        >>> MaskedWeight(torch.ones(2, 2), torch.tensor([[[1.0, 0.0]]])).dense()
+        tensor([[[1., 0.],
+                 [1., 0.]]])
+        """
+        repeats = self.loc.shape[0] // self.mask.shape[1]
+        weights = self.loc * self.mask.repeat_interleave(repeats, dim=1)
+        return weights if self.noise is None else weights + self.noise
+
+    def index_select(self, index: Tensor) -> MaskedWeight:
+        """Return the weights of some of the sequences."""
+        return self._replace(mask=self.mask.index_select(0, index))
+
+
+class LayerWeights(NamedTuple):
+    """Weights of one layer in one direction, under torch.nn's names; biases may be None."""
+
+    weight_ih: Tensor | MaskedWeight  # (G*H, D) or (S, G*H, D)
+    weight_hh: Tensor | MaskedWeight  # (G*H, H) or (S, G*H, H)
+    bias_ih: Tensor | None = None  # (G*H,) or (S, G*H)
+    bias_hh: Tensor | None = None  # (G*H,) or (S, G*H)
+
+
+def masked_linear(
+    x: Tensor,  # (*, N, *, D)
+    weight: MaskedWeight,  # (F, D), one mask for all rows
+    bias: Tensor | None = None,  # (F,)
+    *,
+    batch_dim: int = 0,
+) -> Tensor:  # (*, N, *, F)
+    r"""
+    :math:`M (z_n \odot x) + E x + b` for the sequences along one dim of x.
+
+    :param int batch_dim: the dim of x that counts the sequences; not the last.
+    :raises ValueError: if that dim does not have as many sequences as the mask, or the mask differs
+        between rows.
+    """
+    num_sequences, groups, columns = weight.mask.shape
+    batch_dim %= x.dim()
+    if batch_dim == x.dim() - 1 or x.shape[batch_dim] != num_sequences:
+        raise ValueError(
+            f"Expected {num_sequences} sequences, those of the mask, along dim {batch_dim} of the "
+            f"input, got {shape_text(x.shape)}."
+        )
+    if groups != 1:
+        raise ValueError(f"Expected one mask for all rows of a linear layer, got {groups}.")
+    shape = [1] * x.dim()
+    shape[batch_dim], shape[-1] = num_sequences, columns
+    product = linear(x * weight.mask.reshape(shape), weight.loc, bias)
+    return product if weight.noise is None else product + linear(x, weight.noise)
