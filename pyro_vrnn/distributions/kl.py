@@ -9,7 +9,9 @@ With I the mutual information of a block and its component, and the prior N(m0, 
     \mathrm{KL}_k = \sum \tfrac12 \left(\frac{\sigma^2}{s^2} - 1 - \log \frac{\sigma^2}{s^2}\right)
     + \frac{p \|m_0\|^2 + (1 - p) \|m_k - m_0\|^2}{2 s^2} - I(d_k^2, p).
 
-Only the first part needs the number of weights: no training of m removes it.
+Only the first part needs the number of weights: no training of m removes it. Without noise, in
+:class:`~pyro_vrnn.distributions.BlockDropout`, it is infinite and left out, so that the divergence
+is defined up to a constant; I is then the entropy of the mask.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ class KLParts(NamedTuple):
     The three parts of the divergence, in nats and float64, of the batch shape; they sum to it.
 
     :param torch.Tensor constant: :math:`\sum \frac12 (\sigma^2/s^2 - 1 - \log \sigma^2/s^2)`, what
-        the noise costs whatever the means are.
+        the noise costs whatever the means are; without noise 0 in the place of infinity.
     :param torch.Tensor slab: :math:`\sum_k (p \|m_0\|^2 + (1-p) \|m_k - m_0\|^2) / (2 s^2)`.
     :param torch.Tensor mask: :math:`-\sum_k I(d_k^2, p)`, between minus the entropy of the mask
-        and 0.
+        and 0; without noise that entropy.
     """
 
     constant: Tensor
@@ -50,6 +52,8 @@ class KLParts(NamedTuple):
 def kl_parts(q: SpikeAndSlab, prior: Independent[Any]) -> KLParts:
     """
     Return the parts of the exact divergence of ``q`` from ``prior``.
+
+    For a :class:`~pyro_vrnn.distributions.BlockDropout` they sum to it up to a constant.
 
     Example::
 
@@ -69,12 +73,15 @@ def kl_parts(q: SpikeAndSlab, prior: Independent[Any]) -> KLParts:
     loc, block_shape, p = q._unexpanded_loc, q.block_shape, q.drop_prob
     centred = _is_zero(loc0)
     has_mask = isinstance(p, Tensor) or 0.0 < p < 1.0
-    shared = (has_mask and is_flat(q.scale, q.event_dim)) or (
+    shared = (has_mask and q.has_noise and is_flat(q.scale, q.event_dim)) or (
         centred and is_flat(scale0, q.event_dim)
     )
     square_sums = block_square_sums(loc, block_shape) if shared else None
 
-    constant = _scale_part(q.scale, scale0, q.event_shape)
+    if q.has_noise:
+        constant = _scale_part(q.scale, scale0, q.event_shape)
+    else:
+        constant = loc.new_zeros((), dtype=torch.float64)
     p = p.to(torch.float64) if isinstance(p, Tensor) else p
     if centred:
         slab = (1 - p) * block_square_ratios(loc, scale0, block_shape, square_sums)
@@ -96,7 +103,8 @@ def gal_kl_divergence(q: SpikeAndSlab, prior: Independent[Any]) -> Tensor:
         0 \le \mathrm{KL} - \mathrm{KL}_\mathrm{Gal} = \sum_k H_B(p_k) - I(d_k^2, p_k)
         \le \sum_k H_B(p_k).
 
-    Parameters and errors are those of :func:`kl_parts`.
+    Without noise there is no overlap, and the two are the same. Parameters and errors are those of
+    :func:`kl_parts`.
     """
     parts = kl_parts(q, prior)
     return (parts.constant + parts.slab - _mask_entropy(q)).to(q.loc.dtype)

@@ -70,6 +70,7 @@ class SpikeAndSlab(TorchDistribution):
     """
 
     has_rsample = True
+    has_noise = True  # whether a draw has normal noise beside its mask
     _validate_args: bool
     arg_constraints = {
         "loc": constraints.real,
@@ -127,10 +128,13 @@ class SpikeAndSlab(TorchDistribution):
     def _check_values(self) -> None:
         if not torch.isfinite(self.loc.detach().sum()):  # one pass; the sum may also overflow
             check_finite("loc", self.loc.detach())
-        _check_all("scale > 0", self.scale, (self.scale > 0) & (self.scale < math.inf))
+        self._check_scale()
         p = self.drop_prob
         if isinstance(p, Tensor):
             _check_all("drop_prob in [0, 1]", p, (p >= 0) & (p <= 1))
+
+    def _check_scale(self) -> None:
+        _check_all("scale > 0", self.scale, (self.scale > 0) & (self.scale < math.inf))
 
     def __repr__(self) -> str:
         def text(x: Tensor | float) -> str:
@@ -139,7 +143,7 @@ class SpikeAndSlab(TorchDistribution):
             )
 
         return (
-            f"SpikeAndSlab(loc: {self.loc.shape}, scale: {text(self.scale)}, "
+            f"{type(self).__name__}(loc: {self.loc.shape}, scale: {text(self.scale)}, "
             f"drop_prob: {text(self.drop_prob)}, block_shape: {self.block_shape})"
         )
 

@@ -7,7 +7,13 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
-from pyro_vrnn.distributions import SpikeAndSlab, gal_gap, gal_kl_divergence, kl_parts
+from pyro_vrnn.distributions import (
+    BlockDropout,
+    SpikeAndSlab,
+    gal_gap,
+    gal_kl_divergence,
+    kl_parts,
+)
 from pyro_vrnn.ops import blocks
 
 Z = 4.26  # two-sided 2e-5
@@ -374,3 +380,121 @@ def test_event_shapes_must_agree():
         ValueError, match=r"Expected a prior of event shape \(4, 3\), got \(4, 1\)."
     ):
         kl_divergence(q, dist.Normal(torch.zeros(4, 1), 1.0).to_event(2))
+
+
+# The limit without noise.
+
+MASKS_ONLY = {  # loc, p, block_shape, prior
+    "default": lambda: (randn(4, 3), 0.25, (2, 1), normal(0.0, 1.0, (4, 3))),
+    "rows": lambda: (randn(4, 3), 0.25, (1, 3), normal(0.0, 0.7, (4, 3))),
+    "all-differ": lambda: (randn(4, 3), rand(2, 3), (2, 1), normal(randn(4, 3), rand(4, 3))),
+    "row-prior": lambda: (randn(4, 3), rand(3), (2, 1), normal(randn(3), rand(4, 1))),
+    "vector": lambda: (randn(6), 0.5, (3,), normal(0.2, 1.0, (6,))),
+    "never": lambda: (randn(4, 3), 0.0, (2, 1), normal(0.3, 0.8, (4, 3))),
+    "always": lambda: (randn(4, 3), 1.0, (2, 1), normal(0.3, 0.8, (4, 3))),
+    "at-zero": lambda: (0 * randn(4, 3), 0.25, (2, 1), normal(0.3, 0.8, (4, 3))),
+}
+
+
+@pytest.fixture(params=MASKS_ONLY.values(), ids=MASKS_ONLY.keys())
+def masks_only(request):
+    return request.param()
+
+
+def test_without_noise_the_slab_part_is_the_same_and_the_constant_is_left_out(masks_only):
+    loc, p, block, prior = masks_only
+    q = BlockDropout(loc, p, block)
+    parts, noisy = kl_parts(q, prior), kl_parts(SpikeAndSlab(loc, 1e-3, p, block), prior)
+    torch.testing.assert_close(parts.slab, noisy.slab, rtol=1e-14, atol=0)
+    entropy = dist.Bernoulli(torch.as_tensor(p, dtype=torch.float64).expand(q.grid_shape)).entropy()
+    torch.testing.assert_close(parts.mask, -entropy.sum(), rtol=1e-13, atol=1e-14)
+    assert parts.constant == 0
+    assert {part.dtype for part in parts} == {torch.float64}
+    torch.testing.assert_close(kl_divergence(q, prior), sum(parts), rtol=1e-14, atol=0)
+    torch.testing.assert_close(gal_kl_divergence(q, prior), sum(parts), rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(gal_gap(q), torch.zeros_like(parts.mask), rtol=0, atol=1e-14)
+
+
+def test_without_noise_the_gradient_is_weight_decay(masks_only):
+    loc, p, block, prior = masks_only
+    loc.requires_grad_()
+    q = BlockDropout(loc, p, block)
+    (grad,) = torch.autograd.grad(kl_divergence(q, prior), loc)
+    base = prior.base_dist
+    keep = 1 - torch.as_tensor(p, dtype=torch.float64).expand(q.grid_shape)
+    for dim, size in enumerate(block):
+        keep = keep.repeat_interleave(size, dim)
+    expected = keep * (loc.detach() - base.loc) / base.scale.square()
+    torch.testing.assert_close(grad, expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.03, 0.01], ids=str)
+@pytest.mark.parametrize("d", [8.0, 12.0, 20.0], ids=str)
+def test_gradient_with_noise_is_near_its_limit_where_blocks_are_far_from_zero(scale, d):
+    direction = randn(3, 4)
+    loc = (scale * d * direction / direction.norm(dim=0)).requires_grad_()
+    prior = normal(randn(3, 4), 0.8, (3, 4))
+    noisy = kl_divergence(SpikeAndSlab(loc, scale, 0.25, (3, 1)), prior)
+    limit = kl_divergence(BlockDropout(loc, 0.25, (3, 1)), prior)
+    error = torch.autograd.grad(noisy, loc)[0] - torch.autograd.grad(limit, loc)[0]
+    bound = math.sqrt(math.pi * 0.25 * 0.75 / 2) * math.exp(-d * d / 8) / scale
+    rounding = 1e-13 * loc.detach().abs().max() / scale**2
+    assert (error.norm(dim=0) <= bound + rounding).all()
+    if d == 8.0:
+        assert (error.norm(dim=0) > bound / 2).all()  # the bound is no void one
+
+
+def test_differences_of_the_kl_with_noise_go_to_those_of_the_limit():
+    one, other = 0.2 + rand(4, 3), 0.3 + rand(4, 3)
+    prior = normal(randn(4, 3), rand(4, 3))
+
+    def difference(make):
+        return kl_divergence(make(one), prior) - kl_divergence(make(other), prior)
+
+    limit = difference(lambda loc: BlockDropout(loc, 0.25, (2, 1)))
+    errors = [
+        (difference(lambda loc, s=s: SpikeAndSlab(loc, s, 0.25, (2, 1))) - limit).abs()
+        for s in (0.3, 0.1, 0.03)
+    ]
+    assert errors[0] > 1e-3
+    assert errors[1] < errors[0]
+    assert errors[2] < 1e-11
+
+
+def test_without_noise_a_batch_is_a_stack_and_is_computed_once(monkeypatch):
+    loc, p = randn(4, 4, 4), rand(4, 1, 4)
+    prior = dist.Normal(randn(4, 4), rand(4, 4)).to_event(2)
+    kl = kl_divergence(BlockDropout(loc, p, (4, 1)), prior)
+    singles = [kl_divergence(BlockDropout(loc[i], p[i], (4, 1)), prior) for i in range(4)]
+    torch.testing.assert_close(kl, torch.stack(singles), rtol=1e-12, atol=0)
+
+    calls = []
+    summed = blocks._square_sums
+    monkeypatch.setattr(
+        blocks, "_square_sums", lambda x, dims: (calls.append(x.numel()), summed(x, dims))[1]
+    )
+    big = BlockDropout(loc[0], p[0], (4, 1)).expand([5, 7])
+    assert kl_divergence(big, normal(0.3, 0.8, (4, 4)).expand([5, 7])).shape == (5, 7)
+    assert calls == [16]
+
+
+def test_without_noise_no_value_is_read_on_the_host():
+    loc = torch.empty(4, 3, device="meta", requires_grad=True)
+    zero = torch.zeros((), device="meta")
+    prior = dist.Normal(zero, zero + 1, validate_args=False).expand([4, 3]).to_event(2)
+    kl_divergence(BlockDropout(loc, 0.5, (4, 1), validate_args=False), prior).backward()
+    assert loc.grad.shape == (4, 3)
+
+
+def test_dtypes_without_noise(dtype):
+    q = BlockDropout(torch.ones(2, 4, 3, dtype=dtype), 0.5, (4, 1))
+    prior = dist.Normal(torch.zeros(4, 3), 1.0).to_event(2)
+    assert kl_divergence(q, prior).dtype == gal_kl_divergence(q, prior).dtype == dtype
+
+
+def test_other_priors_are_not_implemented_without_noise_either():
+    with pytest.raises(NotImplementedError, match="Expected a Normal prior with 2 event dims, got"):
+        kl_divergence(
+            BlockDropout(torch.ones(4, 3), 0.5, (2, 1)),
+            dist.Laplace(torch.zeros(4, 3), 1.0).to_event(2),
+        )

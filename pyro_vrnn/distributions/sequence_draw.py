@@ -1,0 +1,292 @@
+r"""
+A draw of a weight for each sequence of a batch, as one value of a Pyro site.
+
+The weights :math:`W_n = M\, \mathrm{diag}(z_n) + \sigma E` share M and the noise E and differ in
+the mask :math:`z_n`. The value stands for all of them without writing them out: it has the shape of
+one weight, and only our operations can use it, :func:`~pyro_vrnn.ops.recurrent.recurrent`,
+:func:`~pyro_vrnn.ops.particles.linear` and :func:`~pyro_vrnn.ops.particles.take_rows` (and what
+is built on them: our modules, and :func:`torch.nn.functional.linear` and ``embedding``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pyro_vrnn.distributions.row_bank import RowBank
+from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
+from pyro_vrnn.distributions.unscored import Unscored
+from pyro_vrnn.ops import particles as ops
+from pyro_vrnn.ops.recurrent import recurrent
+from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, masked_linear
+from pyro_vrnn.shapes import check_shape, shape_text
+
+
+class SequenceCount:
+    """The number of sequences that all sites of one call of a guide must agree on."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, int] | None = None
+
+    def agree(self, name: str, num_sequences: int) -> None:
+        """Take the number at first use; refuse another one later."""
+        first, number = self._first or (name, num_sequences)
+        self._first = first, number
+        if num_sequences != number:
+            raise ValueError(
+                f"Expected {number} sequences for site '{name}', as many as site '{first}' was "
+                f"used for in this call, got {num_sequences}: does batch_dim name their dim?"
+            )
+
+
+class SequenceDraw(Tensor):
+    r"""
+    N weights, one for each sequence of a batch, as the value of one site.
+
+    N is known when the value is first used; the masks are then drawn and kept, so that reading it
+    twice, or replaying a trace that holds it, gives the same masks. Its density is not computed,
+    and a number that depends on it cannot be read
+    (:class:`~pyro_vrnn.distributions.unscored.Unscored`): score the site by its analytic KL.
+
+    :param SpikeAndSlab q: distribution of one weight, of blocks that are input columns (of all
+        rows, or of K equal parts of the rows), or rows of an embedding.
+    :param str name: the site's name.
+    :param SequenceCount count: shared by the sites of one call.
+    """
+
+    q: SpikeAndSlab
+    site_name: str
+    _count: SequenceCount
+
+    @staticmethod
+    def __new__(cls, q: SpikeAndSlab, name: str, count: SequenceCount) -> SequenceDraw:
+        draw: SequenceDraw = torch.Tensor._make_wrapper_subclass(
+            cls, q.event_shape, dtype=q.loc.dtype, device=q.loc.device
+        )
+        return draw
+
+    def __init__(self, q: SpikeAndSlab, name: str, count: SequenceCount) -> None:
+        self.q, self.site_name, self._count = q, name, count
+        self._mask: Tensor | None = None
+        self._noise: Tensor | None = None
+        self._mask_rows = RowBank(lambda n: keep(q, (n,)))
+        self._noise_rows = RowBank(lambda n: q.loc.new_empty(n, q.event_shape[-1]).normal_())
+
+    @classmethod
+    def of_masks(cls, q: SpikeAndSlab, name: str, masks: Tensor) -> SequenceDraw:
+        """
+        Return the value whose masks are given, ``(N, *grid)``, for a q without noise.
+
+        :raises ValueError: if the masks do not fit, or q has noise, which N draws would share.
+        """
+        check_shape(f"masks of site '{name}'", masks, ("N", *q.grid_shape))
+        if q.has_noise:
+            raise ValueError(f"Expected site '{name}' without noise (scale=0), got {q}.")
+        draw = cls(q, name, SequenceCount())
+        draw._count.agree(name, len(masks))
+        draw._mask = masks
+        return draw
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        drawn = "masks not drawn yet"
+        if self._mask is not None:
+            drawn = f"masks: {tuple(self._mask.shape)}"
+        elif self._mask_rows.keys is not None:
+            drawn = "masks of the rows that were read"
+        return (
+            f"SequenceDraw(site: '{self.site_name}', shape: {tuple(self.q.event_shape)}, {drawn})"
+        )
+
+    def masked_weight(self, num_sequences: int) -> MaskedWeight:
+        """
+        Return the weights of N sequences, for blocks that are columns.
+
+        :raises ValueError: if another number of sequences was asked for before.
+        """
+        self._count.agree(self.site_name, num_sequences)
+        if self._mask is None:
+            if self.q.block_shape[-1] != 1:
+                raise self._refusal("linear map, its blocks are rows")
+            self._mask = keep(self.q, (num_sequences, *self.q.grid_shape))
+            if self.q.has_noise:
+                self._noise = self.q.scale * torch.randn_like(self.q.loc)
+        return MaskedWeight(self.q.loc, self._mask, self._noise)
+
+    def rows(self, ids: Tensor, batch_dim: int) -> Tensor:  # (*) -> (*, E)
+        """
+        Return rows of the N weights, for blocks that are rows (an embedding's).
+
+        All occurrences of an id in one sequence have the same mask.
+        """
+        batch_dim %= ids.dim()
+        num_sequences, num_rows = ids.shape[batch_dim], self.q.event_shape[0]
+        self._count.agree(self.site_name, num_sequences)
+        if self.q.block_shape[0] != 1 or self.q.block_shape[1] != self.q.event_shape[1]:
+            raise self._refusal("table, its blocks are not its rows")
+        shape = [1] * ids.dim()
+        shape[batch_dim] = num_sequences
+        sequence = torch.arange(num_sequences, device=ids.device).reshape(shape)
+        flat = ids.reshape(-1)
+        if self._mask is None:
+            kept = self._mask_rows((sequence * num_rows + ids).reshape(-1))
+        else:
+            kept = self._mask[sequence, ids, 0].reshape(-1)
+        rows = self.q.loc.index_select(0, flat) * kept.unsqueeze(-1)
+        if self.q.has_noise:
+            rows = rows + scale_of_rows(self.q, flat) * self._noise_rows(flat)
+        return rows.reshape(*ids.shape, -1)
+
+    def _refusal(self, what: str) -> TypeError:
+        return TypeError(
+            f"Expected site '{self.site_name}', a draw for each sequence (scope='sequence'), in "
+            f"one of pyro_vrnn's operations, got it in {what}: use the layers of pyro_vrnn.nn or "
+            "the functions of pyro_vrnn.ops, or scope='batch'."
+        )
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _HANDLERS:
+            return _HANDLERS[func](*args, **kwargs)
+        if func in METADATA:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        draw = next(a for a in tree_leaves((args, kwargs)) if isinstance(a, SequenceDraw))
+        if func.__name__ not in _OF_DENSITIES:
+            raise draw._refusal(f"{func.__name__}()")
+        stand_in = Unscored(
+            draw.shape,
+            dtype=draw.dtype,
+            device=draw.device,
+            message=unscored_message(draw.site_name),
+        )
+        args = [stand_in if a is draw else a for a in args]
+        return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        draw = next(a for a in tree_leaves((args, kwargs)) if isinstance(a, SequenceDraw))
+        raise draw._refusal(str(func))
+
+
+def unscored_message(name: str) -> str:
+    """Say why the log density at a draw for each sequence is not there."""
+    return (
+        f"Expected site '{name}' to be scored by its analytic KL alone, got its log density asked "
+        "for: it holds a draw for each sequence (scope='sequence'). Use TraceExactKL_ELBO or "
+        "TraceMeanField_ELBO, or scope='batch'."
+    )
+
+
+# What distributions do with a value before it meets a parameter.
+_OF_DENSITIES = frozenset(
+    name
+    for plain in [
+        "sub",
+        "add",
+        "mul",
+        "truediv",
+        "pow",
+        "abs",
+        "neg",
+        "eq",
+        "ne",
+        "ge",
+        "gt",
+        "le",
+        "lt",
+    ]
+    for name in (plain, f"__{plain}__", f"__r{plain}__")
+) | {"rsub", "div", "true_divide", "square", "log", "isnan", "isfinite"}
+METADATA = frozenset(
+    [
+        *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.ndimension, torch.numel),
+        *(Tensor.__len__, Tensor.is_floating_point, torch.is_floating_point),
+        *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout")),
+    ]
+)
+
+
+def keep(q: SpikeAndSlab, shape: tuple[int, ...]) -> Tensor:
+    """Draw what masks keep, as numbers 0 and 1."""
+    if isinstance(q.drop_prob, Tensor):
+        return torch.bernoulli((1 - q.drop_prob).expand(shape))
+    return q.loc.new_empty(shape).bernoulli_(1 - q.drop_prob)
+
+
+def scale_of_rows(q: SpikeAndSlab, ids: Tensor) -> Tensor:
+    """Return the scale of some rows, in a shape that broadcasts to them."""
+    scale = q.scale
+    return scale.index_select(0, ids) if scale.dim() == 2 and len(scale) > 1 else scale
+
+
+def _recurrent(
+    mode: str, x: Tensor, state: Any, weights: Sequence[LayerWeights], **kwargs: Any
+) -> Any:
+    def masked(weight: Any) -> Any:
+        return weight.masked_weight(x.shape[-2]) if isinstance(weight, SequenceDraw) else weight
+
+    return recurrent(mode, x, state, [LayerWeights(*map(masked, w)) for w in weights], **kwargs)
+
+
+def _linear(
+    x: Tensor,
+    weight: SequenceDraw,
+    bias: Tensor | None = None,
+    *,
+    particles: bool = False,
+    batch_dim: int | None = None,
+) -> Tensor:
+    batch_dim = _batch_dim(weight, x, x.dim() == 2, batch_dim)
+    if particles or (bias is not None and bias.dim() > 1):
+        raise ValueError(
+            f"Expected no particle dims beside site '{weight.site_name}', a draw for each "
+            f"sequence, got input {shape_text(x.shape)}: use scope='batch'."
+        )
+    return masked_linear(x, weight.masked_weight(x.shape[batch_dim]), bias, batch_dim=batch_dim)
+
+
+def _take_rows(weight: SequenceDraw, ids: Tensor, *, batch_dim: int | None = None) -> Tensor:
+    return weight.rows(ids, _batch_dim(weight, ids, ids.dim() == 1, batch_dim))
+
+
+def _batch_dim(draw: SequenceDraw, x: Tensor, certain: bool, batch_dim: int | None) -> int:
+    """Return the dim of the sequences: it is said, or there is only one it can be."""
+    if batch_dim is not None:
+        return batch_dim
+    if certain:
+        return 0
+    raise ValueError(
+        f"Expected batch_dim=, the dim of the sequences in the input {shape_text(x.shape)}, since "
+        f"site '{draw.site_name}' holds a draw for each sequence (scope='sequence'); got None."
+    )
+
+
+def has_options(options: Mapping[str, Any]) -> bool:
+    """Whether a call of torch's embedding asks for more than rows."""
+    return any(options[name] for name in ("max_norm", "scale_grad_by_freq", "sparse")) or (
+        options["padding_idx"] is not None
+    )
+
+
+def _embedding(input: Tensor, weight: SequenceDraw, **options: Any) -> Tensor:
+    if has_options(options):
+        raise weight._refusal("embedding() with options")
+    return _take_rows(weight, input)
+
+
+_HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    recurrent: _recurrent,
+    ops.linear: _linear,
+    torch.nn.functional.linear: _linear,
+    ops.take_rows: _take_rows,
+    torch.nn.functional.embedding: _embedding,
+}
