@@ -15,6 +15,8 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
+from pyro_vrnn.distributions.unscored import Unscored
+from pyro_vrnn.infer import function_draws
 from pyro_vrnn.nn.own_params import module_local_params, pyro_contexts
 
 RESERVED_DIMS = ("chain", "draw", "sample")  # names that ArviZ gives a meaning
@@ -50,8 +52,12 @@ class Draw:
         """Return log p(y, w), with the program's scales and masks."""
         return _log_density(self.model)
 
-    def log_g(self) -> float:
-        """Return log q(w), auxiliary sites and Jacobians included."""
+    def log_g(self) -> float | None:
+        """Return log q(w), auxiliary sites and Jacobians included; None if q has no density."""
+        self.guide.compute_log_prob()
+        sites = self.guide.nodes.values()
+        if any(isinstance(site.get("log_prob"), Unscored) for site in sites):
+            return None
         return _log_density(self.guide)
 
     def log_likelihood(self, name: str) -> Tensor:
@@ -79,7 +85,7 @@ def iter_draws(
     """Draw from the guide one at a time, and run the model on each draw."""
     first: Draw | None = None
     for _ in range(num_samples):
-        with _own_parameters(model, guide):
+        with _own_parameters(model, guide), function_draws():
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
 
             def run(program: Callable[..., Any], given: Trace = guide_trace) -> Trace:

@@ -84,7 +84,8 @@ def from_pyro_svi(
 
     :math:`E_q[\log p - \log q]` is the ELBO, and the difference is the log evidence at every draw
     if q is the exact posterior. Auxiliary sites of the guide (the unconstrained values of Pyro's
-    autoguides) are counted in ``log_g__`` with their Jacobians, and not exported.
+    autoguides) are counted in ``log_g__`` with their Jacobians, and not exported. A guide without a
+    density (``scale=0``, the dropout limit) has no ``log_g__``; it is left out.
 
     ``log_p__`` is what the program says: with minibatches, N / B times the batch's log-likelihood.
     ``log_likelihood`` is pointwise and never scaled (0 where a site is masked), so that PSIS-LOO
@@ -237,9 +238,10 @@ def _read(
         values[site.group, site.name] = _numpy(draw.value(site))
     for site in pointwise:
         values["log_likelihood", site.name] = _numpy(draw.log_likelihood(site.name))
-    log_p, log_g = np.asarray(draw.log_p()), np.asarray(draw.log_g())
+    log_p, log_g = draw.log_p(), draw.log_g()
     for name, value in (("lp", log_p), ("log_p__", log_p), ("log_g__", log_g)):
-        values["sample_stats", name] = value
+        if value is not None:
+            values["sample_stats", name] = np.asarray(value)
     return values
 
 

@@ -4,37 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import TorchDistribution, constraints
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroParam
 from torch import Tensor
 
-from pyro_vrnn.distributions import SpikeAndSlab
-from pyro_vrnn.distributions.weight_site import GATE_CHOICES, KINDS, weight_site_of
+from pyro_vrnn.distributions import BlockDropout, SpikeAndSlab
+from pyro_vrnn.distributions.deferred import PerSequence, RowByRow
+from pyro_vrnn.distributions.sequence_draw import SequenceCount
+from pyro_vrnn.distributions.weight_site import (
+    GATE_CHOICES,
+    KINDS,
+    weight_site_of,
+)
+from pyro_vrnn.infer._guide_checks import (
+    PerSite,
+    check_blocks,
+    check_drop_prob,
+    check_real,
+    check_scale,
+    check_sequence_blocks,
+    lookup,
+)
+from pyro_vrnn.infer.function_draws import wants_function_draws
 from pyro_vrnn.infer.initialization import InitLocFn, default_initial
 from pyro_vrnn.nn.own_params import OwnParamsModule
 from pyro_vrnn.shapes import (
     check_choice,
     check_finite,
-    check_positive_float,
-    check_probability,
     shape_text,
 )
 
 SCOPES = ("batch", "sequence")
 DEFAULT_DROP_PROB = 0.25
 DEFAULT_SCALE = 1e-2
-PerSite = float | Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class GuideSite:
-    """What the guide decided for one site: shape of a block, probability of the spike, scale."""
+    """
+    What the guide decided for one site: shape of a block, probability of the spike, scale, scope.
+
+    :ivar str scope: ``"sequence"`` if a draw in training has a mask for each sequence.
+    """
 
     name: str
     kind: str
@@ -42,6 +60,7 @@ class GuideSite:
     block_shape: tuple[int, ...]
     drop_prob: float
     scale: float
+    scope: str
 
 
 class AutoSpikeAndSlab(AutoGuide):
@@ -82,15 +101,22 @@ class AutoSpikeAndSlab(AutoGuide):
         than 8 outputs, which get 0. A mapping from kind (``"weight_ih"``, ``"weight_hh"``,
         ``"linear"``, ``"embedding"``, ``"bias"``) or site name is taken as given, the name before
         the kind; sites it does not name get 0.25 under the same exceptions.
-    :param scale: :math:`\sigma > 0`, in the units of the weights: a number, or such a mapping
-        (0.01 for sites it does not name).
+    :param scale: :math:`\sigma \ge 0`, in the units of the weights: a number, or such a mapping
+        (0.01 for sites it does not name). 0 is the dropout limit,
+        :class:`~pyro_vrnn.distributions.BlockDropout`: masks without noise, and an ELBO that is
+        defined up to a constant.
     :param str gates: ``"untied"`` (a mask for each gate) or ``"tied"`` (one for all).
-    :param str scope: ``"batch"``: one draw for the whole call. ``"sequence"`` is not available.
+    :param str scope: ``"batch"``: one draw for the whole call. ``"sequence"``: in training, a mask
+        for each sequence of the batch, the noise shared (see ``docs/guide/scopes.md``). Such a site
+        is scored by its analytic KL alone, with
+        :class:`~pyro_vrnn.infer.TraceExactKL_ELBO` or ``TraceMeanField_ELBO``. Under
+        :class:`~pyro.infer.Predictive`, and inside
+        :func:`~pyro_vrnn.infer.function_draws`, a draw is one weight for all sequences whatever
+        the scope.
     :param bool learn_scale: learn :math:`\sigma` elementwise, starting at ``scale``.
     :param block_shapes: site name -> shape of a block, for latents without a record.
     :param init_loc_fn: trace site -> initial weight W, such as Pyro's ``init_to_value`` or
         :func:`~pyro_vrnn.infer.init_to_module`. Default: torch.nn's initialisation.
-    :raises NotImplementedError: for ``scope="sequence"``.
     :raises ValueError: if an argument is out of range or names a site that is not there.
 
     **References**
@@ -114,15 +140,10 @@ class AutoSpikeAndSlab(AutoGuide):
     ) -> None:
         super().__init__(model)
         check_choice("scope", scope, SCOPES)
-        if scope == "sequence":
-            raise NotImplementedError(
-                "Expected scope='batch', got 'sequence': independent draws for the sequences of a "
-                "batch are not available in this version."
-            )
         check_choice("gates", gates, GATE_CHOICES)
         for name, given, check in (
-            ("drop_prob", drop_prob, _check_drop_prob),
-            ("scale", scale, check_positive_float),
+            ("drop_prob", drop_prob, check_drop_prob),
+            ("scale", scale, partial(check_scale, learned=bool(learn_scale))),
         ):
             entries = given.items() if isinstance(given, Mapping) else [(None, given)]
             for key, value in entries:
@@ -130,6 +151,7 @@ class AutoSpikeAndSlab(AutoGuide):
         self._drop_prob = drop_prob
         self._scale = scale
         self._gates = gates
+        self.scope = scope
         self._learn_scale = bool(learn_scale)
         self._block_shapes = dict(block_shapes or {})
         self._init_loc_fn = default_initial if init_loc_fn is None else init_loc_fn
@@ -192,7 +214,7 @@ class AutoSpikeAndSlab(AutoGuide):
                 "weights before the data plate, or each sequence gets a weight of its own."
             )
         fn = site["fn"]
-        _check_real(name, fn.support)
+        check_real(name, fn.support)
         shape = fn.event_shape
         if fn.batch_shape or not shape:
             raise ValueError(
@@ -200,16 +222,19 @@ class AutoSpikeAndSlab(AutoGuide):
                 f"{shape_text(fn.batch_shape)} and event shape {shape_text(shape)}."
             )
         if given is not None:
-            block_shape = _check_blocks(name, given, shape)
+            block_shape = check_blocks(name, given, shape)
         else:
             assert record is not None
-            block_shape = _check_blocks(name, record.blocks(shape, self._gates), shape)
+            block_shape = check_blocks(name, record.blocks(shape, self._gates), shape)
         kind = "" if record is None else record.kind
-        drop_prob, named = _lookup(self._drop_prob, name, kind, DEFAULT_DROP_PROB)
+        drop_prob, named = lookup(self._drop_prob, name, kind, DEFAULT_DROP_PROB)
         if record is not None and not named:
             drop_prob = record.default_drop_prob(shape, drop_prob)
-        scale, _ = _lookup(self._scale, name, kind, DEFAULT_SCALE)
-        return GuideSite(name, kind, shape, block_shape, float(drop_prob), float(scale))
+        scale, _ = lookup(self._scale, name, kind, DEFAULT_SCALE)
+        scope = "batch" if drop_prob == 0 else self.scope
+        if scope == "sequence":
+            check_sequence_blocks(name, record, block_shape, shape)
+        return GuideSite(name, kind, shape, block_shape, float(drop_prob), float(scale), scope)
 
     def _initial(self, site: dict[str, Any]) -> Tensor:
         value = self._init_loc_fn(site)
@@ -246,23 +271,37 @@ class AutoSpikeAndSlab(AutoGuide):
         self._check_built("a guide without sites")
         if name not in self.sites:
             raise KeyError(f"Expected one of the sites {list(self.sites)}, got {name!r}.")
-        decided = self.sites[name]
-        return SpikeAndSlab(
-            attrgetter(name)(self.locs),
-            attrgetter(name)(self.scales),
-            decided.drop_prob,
-            decided.block_shape,
-        )
+        decided, loc = self.sites[name], attrgetter(name)(self.locs)
+        if decided.scale == 0:
+            return BlockDropout(loc, decided.drop_prob, decided.block_shape)
+        scale = attrgetter(name)(self.scales)
+        return SpikeAndSlab(loc, scale, decided.drop_prob, decided.block_shape)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """
         Sample every weight once.
 
-        :returns: site name -> sampled weight.
+        :returns: site name -> sampled weight. In training, that of a site of ``scope="sequence"``
+            is a :class:`~pyro_vrnn.distributions.sequence_draw.SequenceDraw`, and that of an
+            embedding a :class:`~pyro_vrnn.distributions.lazy_rows.LazyRows`.
         """
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        return {name: pyro.sample(name, self.distribution(name)) for name in self.sites}
+        whole, count = wants_function_draws(), SequenceCount()
+        return {
+            name: pyro.sample(
+                name, self.distribution(name) if whole else self._deferred(name, count)
+            )
+            for name in self.sites
+        }
+
+    def _deferred(self, name: str, count: SequenceCount) -> TorchDistribution:
+        """Return what a site is drawn from in training."""
+        decided, q = self.sites[name], self.distribution(name)
+        if decided.scope == "sequence":
+            return PerSequence(q, name, count)
+        rows = decided.kind == "embedding" and decided.block_shape == (1, decided.shape[1])
+        return RowByRow(q) if rows else q
 
     def mean(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """
@@ -289,40 +328,6 @@ class AutoSpikeAndSlab(AutoGuide):
     def __getstate__(self) -> dict[str, Any]:
         # AutoGuide's own empties the original; a copy keeps the model, so it can be called.
         return {**self.__dict__, "master": None}
-
-
-def _check_drop_prob(name: str, value: Any) -> float:
-    if check_probability(name, value) == 1:
-        raise ValueError(f"Expected {name} in [0, 1), got {value}: every weight would be noise.")
-    return float(value)
-
-
-def _check_real(name: str, support: Any) -> None:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if not isinstance(support, type(constraints.real)):
-        raise ValueError(
-            f"Expected weight '{name}' to have a prior on all real numbers, got support {support}: "
-            "guide it apart with AutoGuideList."
-        )
-
-
-def _check_blocks(name: str, block_shape: Any, shape: torch.Size) -> tuple[int, ...]:
-    is_shape = isinstance(block_shape, (tuple, list)) and len(block_shape) == len(shape)
-    if not is_shape or any(b < 1 or s % b for s, b in zip(shape, block_shape, strict=True)):
-        got = shape_text(block_shape) if isinstance(block_shape, (tuple, list)) else block_shape
-        raise ValueError(
-            f"Expected a block shape of '{name}' that tiles {shape_text(shape)}, got {got}."
-        )
-    return tuple(block_shape)
-
-
-def _lookup(given: PerSite, name: str, kind: str, default: float) -> tuple[float, bool]:
-    """Return the value for a site, and whether the site or its kind was named."""
-    if not isinstance(given, Mapping):
-        return given, False
-    key = name if name in given else kind
-    return given.get(key, default), key in given
 
 
 def _holder(root: OwnParamsModule, site_name: str) -> tuple[OwnParamsModule, str]:

@@ -6,14 +6,15 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_vrnn.infer.exact_kl_elbo import ELBOParts, TraceExactKL_ELBO
 from pyro_vrnn.nn.own_params import module_local_params
 from pyro_vrnn.runs import machine, set_seed, versions
 from pyro_vrnn.shapes import check_positive_float, check_positive_int
@@ -28,6 +29,10 @@ class FitResult:
 
     :ivar list loss: minus the ELBO estimate of every step, in nats, over the whole data.
     :ivar list epoch_loss: its mean in every epoch.
+    :ivar list expected_log_likelihood: that term of every step's ELBO, in nats, over the whole
+        data; empty if the ELBO does not keep its parts, as Pyro's own do not.
+    :ivar dict kl: site -> its KL divergence in every step, 0 in one without the site. The ELBO is
+        the expected log-likelihood less all of them.
     :ivar int steps_per_epoch: steps of one epoch.
     :ivar int seed: the seed, or None.
     :ivar float wall_time: seconds.
@@ -37,6 +42,8 @@ class FitResult:
 
     loss: list[float] = field(default_factory=list)
     epoch_loss: list[float] = field(default_factory=list)
+    expected_log_likelihood: list[float] = field(default_factory=list)
+    kl: dict[str, list[float]] = field(default_factory=dict)
     steps_per_epoch: int = 0
     seed: int | None = None
     wall_time: float = 0.0
@@ -47,6 +54,28 @@ class FitResult:
     def elbo(self) -> list[float]:
         """The ELBO estimate of every step, in nats."""
         return [-loss for loss in self.loss]
+
+    def _append(self, steps: list[_Step]) -> None:
+        """Add an epoch's steps."""
+        names = dict.fromkeys([*self.kl, *(name for step in steps for name in step.kl)])
+        for name in names:
+            before = self.kl.setdefault(name, [0.0] * len(self.loss))
+            before += [step.kl.get(name, 0.0) for step in steps]
+        losses = [step.loss for step in steps]
+        self.loss += losses
+        self.expected_log_likelihood += [
+            step.expected_log_likelihood
+            for step in steps
+            if step.expected_log_likelihood is not None
+        ]
+        self.steps_per_epoch = len(losses)
+        self.epoch_loss.append(math.fsum(losses) / len(losses))
+
+
+class _Step(NamedTuple):
+    loss: float
+    expected_log_likelihood: float | None
+    kl: dict[str, float]
 
 
 def fit(
@@ -94,7 +123,9 @@ def fit(
     :param int num_epochs: times to run through ``data``.
     :param optimizer: parameters -> :class:`torch.optim.Optimizer`, for instance
         ``functools.partial(torch.optim.Adam, lr=0.01)``.
-    :param elbo: default :class:`~pyro.infer.TraceMeanField_ELBO`, with the exact KL.
+    :param elbo: default :class:`~pyro_vrnn.infer.TraceExactKL_ELBO`, with the exact KL, which
+        refuses guides without one, such as Pyro's autoguides: give :class:`~pyro.infer.Trace_ELBO`
+        for those.
     :param float clip_norm: clip the gradient's norm to this; None to leave it.
     :param int seed: seed of all generators; None leaves them as they are.
     :param device: where model, guide and batches are put; None leaves them where they are.
@@ -109,7 +140,7 @@ def fit(
         check_positive_float("clip_norm", clip_norm)
     if not callable(optimizer) or isinstance(optimizer, PyroOptim):
         raise _no_optimizer(f"{type(optimizer).__module__}.{type(optimizer).__name__}")
-    elbo = TraceMeanField_ELBO() if elbo is None else elbo
+    elbo = TraceExactKL_ELBO() if elbo is None else elbo
     if not isinstance(elbo, ELBO):
         got = f"the class {elbo.__name__}" if isinstance(elbo, type) else type(elbo).__name__
         raise TypeError(f"Expected elbo to be a pyro.infer.ELBO such as Trace_ELBO(), got {got}.")
@@ -128,17 +159,15 @@ def fit(
         trainer = _Trainer(elbo(model, guide), optimizer, clip_norm)
         with tqdm(total=num_epochs, desc="SVI", unit="epoch", disable=not progress) as bar:
             for epoch in range(num_epochs):
-                losses: list[float] = []
+                steps: list[_Step] = []
                 for args, kwargs in _batches(data, device):
-                    losses.append(trainer.step(args, kwargs, where=(epoch, len(losses))))
-                if not losses:
+                    steps.append(trainer.step(args, kwargs, where=(epoch, len(steps))))
+                if not steps:
                     raise ValueError(
                         "Expected data that can be run through once an epoch, "
                         f"got no batch in epoch {epoch}."
                     )
-                result.loss += losses
-                result.steps_per_epoch = len(losses)
-                result.epoch_loss.append(math.fsum(losses) / len(losses))
+                result._append(steps)
                 bar.set_postfix(elbo=f"{-result.epoch_loss[-1]:.5g}", refresh=False)
                 bar.update()
     result.wall_time = time.perf_counter() - started
@@ -173,21 +202,30 @@ class _Trainer:
             raise _no_optimizer(f"a function that returns {type(optimizer).__name__}")
         return optimizer
 
-    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[int, int]) -> float:
+    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[int, int]) -> _Step:
         if self.optimizer is None:
             self.optimizer = self._warm_up(args, kwargs)
         self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.loss_module(*args, **kwargs)
-        value = loss.item()
-        if not math.isfinite(value):
+        step = self._read(loss)
+        if not math.isfinite(step.loss):
             raise FloatingPointError(
-                f"Expected a finite loss, got {value} in epoch {where[0]}, batch {where[1]}."
+                f"Expected a finite loss, got {step.loss} in epoch {where[0]}, batch {where[1]}."
             )
         loss.backward()
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
-        return value
+        return step
+
+    def _read(self, loss: Tensor) -> _Step:
+        """Move the loss, and its parts if the ELBO keeps them, to the host in one transfer."""
+        parts = getattr(self.loss_module.elbo, "parts", None)
+        if not isinstance(parts, ELBOParts):
+            return _Step(loss.item(), None, {})
+        scalars = [loss.detach(), parts.expected_log_likelihood, *parts.kl.values()]
+        value, log_likelihood, *kl = torch.stack([x.to(loss.device) for x in scalars]).tolist()
+        return _Step(value, log_likelihood, dict(zip(parts.kl, kl, strict=True)))
 
 
 def _batches(

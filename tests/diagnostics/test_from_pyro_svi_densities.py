@@ -163,3 +163,16 @@ def test_factors_count_in_log_p_and_are_not_exported():
     w = data["posterior"]["w"].values[0]
     expected = -7.0 - np.log(2 * np.pi) - 0.5 * w**2 - 0.5 * (1 - w) ** 2
     np.testing.assert_allclose(stats(data, "log_p__"), expected, rtol=1e-5)
+
+
+def test_a_guide_without_a_density_has_no_log_g():
+    """scale=0 is the dropout limit: its draws are exported, its log q does not exist."""
+    model = vrnn.models.SequenceRegression(vrnn.nn.GRU(8, 4), 1)
+    guide = vrnn.infer.AutoSpikeAndSlab(model, scale=0, scope="sequence")
+    x, y = torch.randn(3, 5, 8), torch.randn(3, 1)
+    guide(x, y)
+    data = vrnn.from_pyro_svi(model, guide, model_args=(x, y), num_samples=4, seed=0)
+    assert set(data["sample_stats"].data_vars) == {"lp", "log_p__"}
+    columns = data["posterior"]["rnn.weight_hh_l0"].values[0]
+    assert (columns == 0).any()
+    assert np.isfinite(data["sample_stats"]["log_p__"].values).all()

@@ -252,7 +252,15 @@ def test_guides_of_one_class_keep_their_own_values(recurrent):
     for lr in (0.1, 0.3):
         guide = AutoNormal(model, init_scale=1e-6)
         adam = partial(torch.optim.Adam, lr=lr)
-        vrnn.infer.fit(model, guide, [args], num_epochs=1, optimizer=adam, progress=False)
+        vrnn.infer.fit(
+            model,
+            guide,
+            [args],
+            num_epochs=1,
+            optimizer=adam,
+            elbo=Trace_ELBO(),
+            progress=False,
+        )
         trained.append(guide.locs.head.bias_unconstrained.detach().clone().numpy())
         data = from_pyro_svi(model, guide, model_args=args, num_samples=2)
         exported.append(data["posterior"]["head.bias"].values[0, 0])

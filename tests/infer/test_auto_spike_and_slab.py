@@ -231,16 +231,15 @@ ARGUMENTS = {
         ValueError,
         r"Expected drop_prob\['bias'\] in \[0, 1\], got 1.5",
     ),
-    "scale=0": ({"scale": 0}, ValueError, r"Expected scale to be a positive number, got 0"),
+    "scale=0": (
+        {"scale": 0, "learn_scale": True},
+        ValueError,
+        r"Expected scale to be a positive number, got 0",
+    ),
     "scale<0": ({"scale": {"bias": -1.0}}, ValueError, r"Expected scale\['bias'\] .*, got -1.0"),
     "scale-inf": ({"scale": float("inf")}, ValueError, r"Expected scale .*positive.*, got inf"),
     "gates": ({"gates": "both"}, ValueError, r"Expected gates to be one of 'tied', 'untied'"),
     "scope": ({"scope": "step"}, ValueError, r"Expected scope to be one of 'batch', 'sequence'"),
-    "sequence": (
-        {"scope": "sequence"},
-        NotImplementedError,
-        r"Expected scope='batch', got 'sequence': .* not available",
-    ),
 }
 
 

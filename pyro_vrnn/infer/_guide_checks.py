@@ -1,0 +1,73 @@
+"""What the spike-and-slab guide asks of its arguments and of each site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+
+from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, WeightSite
+from pyro_vrnn.shapes import check_positive_float, check_probability, shape_text
+
+PerSite = float | Mapping[str, float]
+
+
+def check_drop_prob(name: str, value: Any) -> float:
+    if check_probability(name, value) == 1:
+        raise ValueError(f"Expected {name} in [0, 1), got {value}: every weight would be noise.")
+    return float(value)
+
+
+def check_scale(name: str, value: Any, learned: bool) -> float:
+    if not learned and not isinstance(value, bool) and value == 0:
+        return 0.0
+    return check_positive_float(name, value)
+
+
+def check_sequence_blocks(
+    name: str, record: WeightSite | None, block_shape: tuple[int, ...], shape: torch.Size
+) -> None:
+    kind, gates = ("", 1) if record is None else (record.kind, record.gates)
+    allowed: set[tuple[int, ...]] = set()
+    if kind == "embedding":
+        allowed = {(1, shape[1])}
+    elif kind == "linear":
+        allowed = {(shape[0], 1)}
+    elif kind in RECURRENT_KINDS:
+        allowed = {(shape[0], 1), (shape[0] // gates, 1)}
+    if block_shape not in allowed:
+        raise ValueError(
+            f"Expected blocks of '{name}' that are its input columns or an embedding's rows, as "
+            f"scope='sequence' needs, got {shape_text(block_shape)} of a {kind or 'unknown'} "
+            f"weight of shape {shape_text(shape)}: a mask of single weights has no form M diag(z)."
+        )
+
+
+def check_real(name: str, support: Any) -> None:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if not isinstance(support, type(constraints.real)):
+        raise ValueError(
+            f"Expected weight '{name}' to have a prior on all real numbers, got support {support}: "
+            "guide it apart with AutoGuideList."
+        )
+
+
+def check_blocks(name: str, block_shape: Any, shape: torch.Size) -> tuple[int, ...]:
+    is_shape = isinstance(block_shape, (tuple, list)) and len(block_shape) == len(shape)
+    if not is_shape or any(b < 1 or s % b for s, b in zip(shape, block_shape, strict=True)):
+        got = shape_text(block_shape) if isinstance(block_shape, (tuple, list)) else block_shape
+        raise ValueError(
+            f"Expected a block shape of '{name}' that tiles {shape_text(shape)}, got {got}."
+        )
+    return tuple(block_shape)
+
+
+def lookup(given: PerSite, name: str, kind: str, default: float) -> tuple[float, bool]:
+    """Return the value for a site, and whether the site or its kind was named."""
+    if not isinstance(given, Mapping):
+        return given, False
+    key = name if name in given else kind
+    return given.get(key, default), key in given

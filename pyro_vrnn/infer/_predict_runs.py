@@ -1,0 +1,251 @@
+"""A model run on draws of its weights: one draw at a time, or several with a leading dim."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from pyro.nn import PyroModule
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_factor, site_is_subsample
+from torch import Tensor
+
+from pyro_vrnn.infer._predict_draws import PLATE, GuideDraws, Weights, max_plate_nesting
+from pyro_vrnn.infer._predict_inputs import Arguments
+from pyro_vrnn.infer._predict_outcome import (
+    Outcome,
+    class_probs,
+    mean_shape,
+    placeholder,
+    read,
+    whole_shape,
+)
+from pyro_vrnn.shapes import shape_text
+
+
+class _Given(Messenger):
+    """Give latents their values, and keep the distribution (and draw) of one site."""
+
+    def __init__(self, values: Weights, site: str, draw: bool) -> None:
+        super().__init__()
+        self.values, self.site, self.draw = values, site, draw
+        self.fn: Any = None
+        self.sample: Tensor | None = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == self.site:
+            self.fn = msg["fn"]
+            if self.draw:
+                msg["is_observed"], msg["value"] = False, None
+            elif msg["value"] is None:
+                # What the program does after its own observation cannot change what is reported.
+                msg["value"], msg["done"] = placeholder(msg["fn"]), True
+        elif msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] == self.site:
+            self.sample = msg["value"]
+
+
+class Program:
+    """
+    A model, one site of which is read.
+
+    It is run once, for its shapes, on the first sequence and one draw of the weights.
+
+    :param draws: of the guide.
+    :param bool draw: whether the site is sampled too.
+    :raises ValueError: if the site is missing or has not one row a sequence, or if the guide and
+        the model do not share their latents.
+    :raises TypeError: if the site's distribution has neither moments nor classes.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        draws: GuideDraws,
+        first: Arguments,
+        *,
+        site: str,
+        draw: bool,
+    ) -> None:
+        self.model, self.site, self.draw = model, site, draw
+        if site in draws.names:
+            raise ValueError(
+                f"Expected a guide that leaves site {site!r} to the model, got one that samples "
+                "it: was the guide first called without the observations?"
+            )
+        given = _Given(draws.example, site, draw=True)
+        with given, poutine.mask(mask=False):
+            trace = poutine.trace(model).get_trace(first[0], **first[1])
+        self.latents = _check_latents(trace, draws.names, site)
+        self.nesting = max_plate_nesting(trace)
+        self.sites = {name: trace.nodes[name] for name in self.latents}
+        self.classes = class_probs(given.fn) is not None
+        self.out = torch.Size()  # shape of one sequence's mean, or probabilities, classes last
+        self.sample_out = torch.Size()  # shape of one sequence's observation
+        whole = whole_shape(given.fn)
+        if whole[:1] != (1,):
+            raise ValueError(
+                f"Expected site {site!r} to have one row a sequence, sequences first, got "
+                f"shape {shape_text(whole)} for one sequence."
+            )
+        self.sample_out = whole[1:]
+        self.out = mean_shape(given.fn)[1:]
+        one = self._read(given, rows=1)
+        assert one.sample is not None
+        self.dtype, self.sample_dtype = one.mean.dtype, one.sample.dtype
+
+    def row(self, name: str) -> tuple[torch.Size, torch.dtype]:
+        """Return shape and dtype of one of :data:`DRAWS` for one sequence."""
+        return (self.out, self.dtype) if name == "mean" else (self.sample_out, self.sample_dtype)
+
+    def row_bytes(self, name: str) -> int:
+        """Return the bytes of one of :data:`DRAWS` for one draw of one sequence."""
+        shape, dtype = self.row(name)
+        return shape.numel() * dtype.itemsize
+
+    def run_one(self, values: Weights, arguments: Arguments, validate: bool) -> Outcome:
+        """Run the model on one draw; the outcome has no dim of draws."""
+        x, kwargs = arguments
+        given = _Given(values, self.site, self.draw)
+        with self._handlers(given, validate), _prefilled(self.model, values):
+            self.model(x, **kwargs)
+        return self._read(given, rows=len(x))
+
+    def run_together(self, weights: Weights, arguments: Arguments, validate: bool) -> Outcome:
+        """Run the model once on P draws, shaped as in ``Predictive(parallel=True)``."""
+        x, kwargs = arguments
+        size = num_draws(weights)
+        values = {}
+        for name, w in weights.items():
+            ones = (1,) * (self.nesting - w.dim() + 1)
+            values[name] = w.reshape(size, *ones, *w.shape[1:])
+        given = _Given(values, self.site, self.draw)
+        plate = pyro.plate(PLATE, size, dim=-1 - self.nesting)
+        with self._handlers(given, validate), plate:
+            self.model(x, **kwargs)
+        return self._read(given, rows=len(x), size=size)
+
+    @contextlib.contextmanager
+    def _handlers(self, given: _Given, validate: bool) -> Iterator[None]:
+        # The same sequences need not be looked at for NaN again under every draw.
+        checked = pyro.validation_enabled(validate and is_validation_enabled())
+        with checked, given, poutine.mask(mask=False):
+            yield
+
+    def _read(self, given: _Given, rows: int, size: int | None = None) -> Outcome:
+        shapes = (self.out, self.sample_out)
+        return read(self.site, given.fn, given.sample if given.draw else None, rows, size, shapes)
+
+
+def num_draws(weights: Weights) -> int:
+    """Return P, the number of draws."""
+    return len(next(iter(weights.values())))
+
+
+def slice_draws(weights: Weights, rows: slice | int) -> Weights:
+    """Return some of the draws, or one."""
+    return {name: w[rows] for name, w in weights.items()}
+
+
+def run_loop(
+    program: Program, weights: Weights, arguments: Arguments, first: bool = False
+) -> Outcome:
+    """Run draw by draw with matrices, so that an RNN takes the library kernel."""
+    size = num_draws(weights)
+    rows: list[Tensor] = []
+    for i in range(size):
+        one = program.run_one(slice_draws(weights, i), arguments, first and i == 0)
+        if i == 0:
+            rows = [part.new_empty(size, *part.shape) for part in one.parts()]
+        for row, part in zip(rows, one.parts(), strict=True):
+            row[i] = part
+    mean, *rest = rows
+    variance = None if program.classes else rest.pop(0)
+    return Outcome(mean, variance, rest[0] if rest else None)
+
+
+def run_batched(
+    program: Program, weights: Weights, arguments: Arguments, first: bool = False
+) -> Outcome:
+    """Run all draws at once, weights with a leading dim."""
+    return program.run_together(weights, arguments, first)
+
+
+# The last argument: whether these are the first draws of a prediction, which are validated.
+Runner = Callable[[Program, Weights, Arguments, bool], Outcome]
+RUNNERS: dict[str, Runner] = {"loop": run_loop, "batched": run_batched}
+
+
+def batched_problem(program: Program, two: Weights, arguments: Arguments) -> str | None:
+    """
+    Say what is wrong with a model run on two draws at once, beside running it on each; or None.
+
+    A program that does not know of draws may ignore all but the first, or mix them with sequences
+    of the same number, without an error.
+    """
+    single = run_loop(program, two, arguments).mean
+    try:
+        together = run_batched(program, two, arguments).mean
+    except Exception as error:  # whatever a program does with a dim it does not know
+        return f"{type(error).__name__}: {error}"
+    eps = torch.finfo(single.dtype).eps
+    bound = 0.01 * (single[1] - single[0]).abs().amax() + 1e3 * eps * single.abs().amax()
+    gap = (together - single).abs().amax()
+    return None if bool(gap <= bound) else f"means that differ by {gap.item():.3g}"
+
+
+def _check_latents(trace: Trace, drawn: list[str], site: str) -> list[str]:
+    """Return the latents that the guide samples, each one value for all sequences."""
+    sites = {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not (site_is_subsample(node) or site_is_factor(node))
+    }
+    if site not in sites:
+        others = ", ".join(name for name in sites if name not in drawn)
+        raise ValueError(f"Expected site to be one of the model's ({others}), got {site!r}.")
+    plates = {frame.name for frame in sites[site]["cond_indep_stack"] if frame.vectorized}
+    latents = [name for name in sites if name in drawn]
+    missing = []
+    for name, node in sites.items():
+        inside = sorted(plates & {frame.name for frame in node["cond_indep_stack"]})
+        if inside and name in drawn:
+            raise ValueError(
+                "Expected a guide with one value of each latent for all sequences, got "
+                f"'{name}' inside plate {inside[0]!r}; use pyro.infer.Predictive."
+            )
+        given = name in drawn or node["is_observed"] or name == site
+        if not (inside or given):
+            missing.append(name)
+    if missing or not latents:
+        names = ", ".join(map(repr, missing)) or "any"
+        raise ValueError(
+            f"Expected the guide to sample every latent of the model, got none of {names}."
+        )
+    return latents
+
+
+@contextlib.contextmanager
+def _prefilled(model: Callable[..., Any], values: Weights) -> Iterator[None]:
+    """
+    Put the weights where a PyroModule keeps those it has read in a call.
+
+    It then makes neither prior nor site for them, half the time of a run on one short sequence.
+    """
+    if not isinstance(model, PyroModule):
+        yield
+        return
+    context = model._pyro_context
+    with context:
+        for name, value in values.items():
+            context.set(name, value)
+        yield
