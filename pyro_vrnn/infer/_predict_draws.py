@@ -63,8 +63,6 @@ class GuideDraws:
     """
     Draws of a guide's latents, whole functions: one value for all sequences and steps of a draw.
 
-    The guide runs as in Pyro's ``Predictive``, with its density masked out.
-
     :param parallel: draw a block in one call, inside a plate, as ``Predictive(parallel=True)``.
     """
 
@@ -124,8 +122,7 @@ class GuideDraws:
 
     def _trace(self) -> Trace:
         guide, args, kwargs = self._run
-        with poutine.mask(mask=False):
-            return poutine.trace(guide).get_trace(*args, **kwargs)
+        return poutine.trace(guide).get_trace(*args, **kwargs)
 
     def _draw(self, size: int) -> Weights:  # name -> (size, *shape of one draw)
         if not self._parallel:

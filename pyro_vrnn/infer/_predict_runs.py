@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
@@ -77,13 +78,14 @@ class Program:
         draw: bool,
     ) -> None:
         self.model, self.site, self.draw = model, site, draw
+        self.validated = is_validation_enabled()
         if site in draws.names:
             raise ValueError(
                 f"Expected a guide that leaves site {site!r} to the model, got one that samples "
                 "it: was the guide first called without the observations?"
             )
         given = _Given(draws.example, site, draw=True)
-        with given, poutine.mask(mask=False):
+        with given:
             trace = poutine.trace(model).get_trace(first[0], **first[1])
         self.latents = _check_latents(trace, draws.names, site)
         self.nesting = max_plate_nesting(trace)
@@ -116,7 +118,7 @@ class Program:
         """Run the model on one draw; the outcome has no dim of draws."""
         x, kwargs = arguments
         given = _Given(values, self.site, self.draw)
-        with self._handlers(given, validate), _prefilled(self.model, values):
+        with self._validation(validate), given, _prefilled(self.model, values):
             self.model(x, **kwargs)
         return self._read(given, rows=len(x))
 
@@ -130,16 +132,13 @@ class Program:
             values[name] = w.reshape(size, *ones, *w.shape[1:])
         given = _Given(values, self.site, self.draw)
         plate = pyro.plate(PLATE, size, dim=-1 - self.nesting)
-        with self._handlers(given, validate), plate:
+        with self._validation(validate), given, plate:
             self.model(x, **kwargs)
         return self._read(given, rows=len(x), size=size)
 
-    @contextlib.contextmanager
-    def _handlers(self, given: _Given, validate: bool) -> Iterator[None]:
-        # The same sequences need not be looked at for NaN again under every draw.
-        checked = pyro.validation_enabled(validate and is_validation_enabled())
-        with checked, given, poutine.mask(mask=False):
-            yield
+    def _validation(self, on: bool) -> AbstractContextManager[None]:
+        """Turn on what the user had on; Job turns it off for all but the first draws."""
+        return pyro.validation_enabled(self.validated) if on else nullcontext()
 
     def _read(self, given: _Given, rows: int, size: int | None = None) -> Outcome:
         shapes = (self.out, self.sample_out)
@@ -198,8 +197,10 @@ def batched_problem(program: Program, two: Weights, arguments: Arguments) -> str
     except Exception as error:  # whatever a program does with a dim it does not know
         return f"{type(error).__name__}: {error}"
     eps = torch.finfo(single.dtype).eps
-    bound = 0.01 * (single[1] - single[0]).abs().amax() + 1e3 * eps * single.abs().amax()
-    gap = (together - single).abs().amax()
+    equal = (together == single) | (together.isnan() & single.isnan())
+    gap = torch.where(equal, 0.0, together - single).abs().amax()
+    finite = single.nan_to_num(0.0, 0.0, 0.0)
+    bound = 0.01 * (finite[1] - finite[0]).abs().amax() + 1e3 * eps * finite.abs().amax()
     return None if bool(gap <= bound) else f"means that differ by {gap.item():.3g}"
 
 

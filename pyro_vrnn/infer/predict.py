@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_vrnn.infer._predict_draws import own_parameters
@@ -119,7 +120,8 @@ def predict(
 
     :param model: a Pyro model, called as ``model(x, **kwargs)``. Its observed site has one row a
         sequence, sequences first.
-    :param guide: its guide. It must sample the model's latents outside the data plate.
+    :param guide: its guide. It must sample the model's latents outside the data plate. It is called
+        with the arguments as they are given, not moved.
     :param x: ``(N, T, D)`` or ids ``(N, T)``; on any device, chunks are moved.
     :param int num_samples: S.
     :param lengths: valid steps ``(N,)``, passed on if given.
@@ -155,7 +157,8 @@ def predict(
     check_choice("strategy", strategy, STRATEGIES)
     inputs = Inputs(x, lengths, model_kwargs, shared, _device_of(guide, model, x))
     seed = int(torch.randint(2**31, ())) if seed is None else check_seed(seed)
-    with own_parameters(model, guide):
+    # As in Pyro's Predictive: guides read from the mask that no density is asked for.
+    with own_parameters(model, guide), poutine.mask(mask=False):
         job = Job(model, guide, inputs, site, seed, kept, levels, parallel_guide)
         fields = job.run(num_samples, strategy, max_bytes, progress)
     return Prediction(num_samples=num_samples, seed=seed, quantile_levels=levels, **fields)
