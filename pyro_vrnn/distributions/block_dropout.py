@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.distributions.unscored import Unscored
+from pyro_vrnn.ops.blocks import scale_blocks
 from pyro_vrnn.ops.mutual_information import binary_entropy
 from pyro_vrnn.shapes import shape_text
 
@@ -88,10 +89,10 @@ class BlockDropout(SpikeAndSlab):
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draw the mask of each block; a tensor of its own, also where nothing is dropped."""
-        drawn = self._masked_loc(torch.Size(sample_shape))
-        if drawn is self.loc:
-            return drawn.expand(self._extended_shape(torch.Size(sample_shape))).clone()
-        return drawn
+        keep = self._keep(torch.Size(sample_shape))
+        if keep is None:
+            return self.loc.expand(self._extended_shape(torch.Size(sample_shape))).clone()
+        return scale_blocks(self.loc, keep, self.block_shape)
 
     @property
     def median(self) -> Tensor:

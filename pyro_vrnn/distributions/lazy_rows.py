@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyro_vrnn.distributions.row_bank import RowBank
-from pyro_vrnn.distributions.sequence_draw import METADATA, has_options, keep, scale_of_rows
+from pyro_vrnn.distributions.sequence_draw import METADATA, has_options, scale_of_rows
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.ops import particles as ops
 
@@ -44,7 +44,7 @@ class LazyRows(Tensor):
     def __init__(self, q: SpikeAndSlab) -> None:
         self.q = q
         self._whole: Tensor | None = None
-        self._mask_rows = RowBank(lambda n: keep(q, (n, 1)))
+        self._mask_rows = RowBank(lambda n: q.draw_mask((n, 1)))
         self._noise_rows = RowBank(lambda n: q.loc.new_empty(n, q.event_shape[-1]).normal_())
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -69,7 +69,7 @@ class LazyRows(Tensor):
         if self._whole is None:
             table = self.q.loc
             if self.q.drop_prob != 0:
-                table = table * self._mask_rows.into(keep(self.q, (len(table), 1)))
+                table = table * self._mask_rows.into(self.q.draw_mask((len(table), 1)))
             if self.q.has_noise:
                 table = table + self.q.scale * self._noise_rows.into(torch.randn_like(table))
             self._whole = table

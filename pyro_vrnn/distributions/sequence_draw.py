@@ -73,7 +73,7 @@ class SequenceDraw(Tensor):
         self.q, self.site_name, self._count = q, name, count
         self._mask: Tensor | None = None
         self._noise: Tensor | None = None
-        self._mask_rows = RowBank(lambda n: keep(q, (n,)))
+        self._mask_rows = RowBank(lambda n: q.draw_mask((n,)))
         self._noise_rows = RowBank(lambda n: q.loc.new_empty(n, q.event_shape[-1]).normal_())
 
     @classmethod
@@ -111,7 +111,7 @@ class SequenceDraw(Tensor):
         if self._mask is None:
             if self.q.block_shape[-1] != 1:
                 raise self._refusal("linear map, its blocks are rows")
-            self._mask = keep(self.q, (num_sequences, *self.q.grid_shape))
+            self._mask = self.q.draw_mask((num_sequences, *self.q.grid_shape))
             if self.q.has_noise:
                 self._noise = self.q.scale * torch.randn_like(self.q.loc)
         return MaskedWeight(self.q.loc, self._mask, self._noise)
@@ -213,13 +213,6 @@ METADATA = frozenset(
         *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout")),
     ]
 )
-
-
-def keep(q: SpikeAndSlab, shape: tuple[int, ...]) -> Tensor:
-    """Draw what masks keep, as numbers 0 and 1."""
-    if isinstance(q.drop_prob, Tensor):
-        return torch.bernoulli((1 - q.drop_prob).expand(shape))
-    return q.loc.new_empty(shape).bernoulli_(1 - q.drop_prob)
 
 
 def scale_of_rows(q: SpikeAndSlab, ids: Tensor) -> Tensor:

@@ -193,20 +193,32 @@ class SpikeAndSlab(TorchDistribution):
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draw the mask of each block and the noise of each weight."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return torch.addcmul(self._masked_loc(torch.Size(sample_shape)), self.scale, noise)
+        noise = self.loc.new_empty(self._extended_shape(torch.Size(sample_shape))).normal_()
+        # In place, for the largest tensors there are: fresh memory costs as much as the numbers.
+        draw = noise * self.scale if self.scale.requires_grad else noise.mul_(self.scale)
+        keep = self._keep(torch.Size(sample_shape))
+        if keep is None:
+            return draw.add_(self.loc)
+        interleave(draw, self.block_shape).addcmul_(
+            interleave(self.loc, self.block_shape), spread(keep, len(self.block_shape))
+        )
+        return draw
 
-    def _masked_loc(self, sample_shape: torch.Size) -> Tensor:
-        p = self.drop_prob
-        if not isinstance(p, Tensor) and p == 0.0:
-            return self.loc
-        shape = sample_shape + self.batch_shape + self.grid_shape
-        if isinstance(p, Tensor):
-            keep = torch.bernoulli((1 - p).expand(shape))
-        else:
-            keep = self.loc.new_empty(shape).bernoulli_(1 - p)
-        return scale_blocks(self.loc, keep, self.block_shape)
+    def _keep(self, sample_shape: torch.Size) -> Tensor | None:
+        """Draw which blocks are kept, as numbers 0 and 1 ``(*sample, *batch, *grid)``."""
+        if not isinstance(self.drop_prob, Tensor) and self.drop_prob == 0.0:
+            return None
+        return self.draw_mask(sample_shape + self.batch_shape + self.grid_shape)
+
+    def draw_mask(self, shape: Sequence[int]) -> Tensor:
+        """
+        Draw masks alone: 1 where a block is kept, 0 where it is dropped.
+
+        :param shape: that of the masks, to which ``drop_prob`` broadcasts.
+        """
+        if isinstance(self.drop_prob, Tensor):
+            return torch.bernoulli((1 - self.drop_prob).expand(torch.Size(shape)))
+        return self.loc.new_empty(shape).bernoulli_(1 - self.drop_prob)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the exact log density; sums run in float64."""

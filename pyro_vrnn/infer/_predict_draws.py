@@ -146,6 +146,11 @@ class GuideDraws:
         return value.expand(size, *ones, *shape).reshape(size, *shape)
 
 
+def num_draws(weights: Mapping[str, Tensor]) -> int:
+    """Return P, the number of draws."""
+    return len(next(iter(weights.values())))
+
+
 def max_plate_nesting(trace: Trace) -> int:
     """Return how many dims the plates of a program take."""
     dims = [

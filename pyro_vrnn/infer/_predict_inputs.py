@@ -69,9 +69,27 @@ class Inputs:
             x = x.transpose(0, 1).contiguous().transpose(0, 1)
         return x, kwargs
 
+    def repeated(self, kwargs: Mapping[str, Any], times: int) -> dict[str, Any]:
+        """Return keyword arguments of some sequences for ``times`` copies of them."""
+        own = {*self.cut, *(["lengths"] if self.lengths is not None else [])}
+        return {n: repeat_rows(v, times) if n in own else v for n, v in kwargs.items()}
+
     def given(self) -> Arguments:
         """Return the arguments of all sequences, where they are."""
         kwargs = {**self.cut, **self.whole}
         if self.lengths is not None:
             kwargs["lengths"] = self.lengths
         return self.x, kwargs
+
+
+def repeat_rows(x: Tensor, times: int) -> Tensor:
+    """
+    Return all rows of ``x``, then all again, in the memory layout of ``x``.
+
+    >>> repeat_rows(torch.tensor([1, 2]), 3)
+    tensor([1, 2, 1, 2, 1, 2])
+    """
+    if x.dim() != 3:
+        return x.repeat(times, *(1,) * (x.dim() - 1))
+    by_time = x.transpose(0, 1)
+    return by_time.repeat(1, times, 1).transpose(0, 1)

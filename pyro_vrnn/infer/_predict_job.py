@@ -10,16 +10,15 @@ import pyro
 import torch
 from tqdm.auto import tqdm
 
-from pyro_vrnn.infer._predict_draws import GuideDraws, Stream, Weights
+from pyro_vrnn.infer._predict_draws import GuideDraws, Stream, Weights, num_draws
 from pyro_vrnn.infer._predict_inputs import Inputs
+from pyro_vrnn.infer._predict_masks import MaskDraws, has_masks_only
 from pyro_vrnn.infer._predict_outcome import DRAWS
 from pyro_vrnn.infer._predict_plan import Plan, choose_strategy, make_plan, measure, pieces
 from pyro_vrnn.infer._predict_runs import (
     RUNNERS,
     Program,
     Runner,
-    batched_problem,
-    num_draws,
     slice_draws,
 )
 from pyro_vrnn.infer._predict_summaries import Collector
@@ -57,11 +56,11 @@ class Job:
         stream = Stream(seed, self.device)
         mixed = torch.Generator().manual_seed(seed)
         self.noise = Stream(int(torch.randint(2**62, (), generator=mixed)), self.device)
-        self.draws = GuideDraws(guide, (x,), kwargs, stream=stream, parallel=parallel_guide)
+        kind: type[GuideDraws] = MaskDraws if has_masks_only(guide) else GuideDraws
+        self.draws = kind(guide, (x,), kwargs, stream=stream, parallel=parallel_guide)
         with self.noise.lend():
             draw = bool(levels) or "observation" in kept
-            first = inputs.rows(slice(0, 1))
-            self.program = Program(model, self.draws, first, site=site, draw=draw)
+            self.program = Program(model, self.draws, inputs, site=site, draw=draw)
         self.draws.keep(self.program.latents)
         if self.program.classes and levels:
             raise ValueError(f"Expected no quantiles of classes (site {site!r}), got {levels}.")
@@ -140,10 +139,16 @@ class Job:
 
         chosen = strategy
         if strategy == "auto":
-            chosen = choose_strategy(sizes, num_samples, count, device)
-        if chosen == "batched":
-            problem = self._batched_problem(plan(chosen))
-            if problem is not None and strategy == "batched":
+            masks = program.masks is not None
+            chosen = choose_strategy(sizes, num_samples, count, device, masks=masks)
+        if chosen == "folded" and program.masks is None:
+            raise ValueError(
+                "Expected an AutoSpikeAndSlab guide with scale=0 and blocks of whole columns or "
+                "rows for strategy='folded', got another; use strategy='auto'."
+            )
+        if chosen != "loop":
+            problem = self._problem(chosen, plan(chosen))
+            if problem is not None and strategy != "auto":
                 raise ValueError(
                     "Expected a model that Predictive(parallel=True) can run, and that draws "
                     f"nothing but its observation, got {problem}; use strategy='loop'."
@@ -153,8 +158,8 @@ class Job:
                 chosen = "loop"
         return chosen, plan(chosen)
 
-    def _batched_problem(self, plan: Plan) -> str | None:
+    def _problem(self, strategy: str, plan: Plan) -> str | None:
         rows = slice(0, min(len(self.inputs.x), plan.sequences))
         two = next(self.draws.blocks(2, 2))
         with self.noise.lend():
-            return batched_problem(self.program, two, self.inputs.rows(rows))
+            return self.program.problem(strategy, two, self.inputs.rows(rows))

@@ -30,6 +30,17 @@ class Outcome:
     variance: Tensor | None
     sample: Tensor | None
 
+    def unfolded(self, size: int) -> Outcome:
+        """Return the outcome of P draws, from that of one draw of P times as many sequences."""
+
+        def split(part: Tensor) -> Tensor:
+            return part.unflatten(0, (size, -1))
+
+        variance = None if self.variance is None else split(self.variance)
+        return Outcome(
+            split(self.mean), variance, None if self.sample is None else split(self.sample)
+        )
+
     def parts(self) -> list[Tensor]:
         """Return the tensors that are there."""
         return [part for part in (self.mean, self.variance, self.sample) if part is not None]

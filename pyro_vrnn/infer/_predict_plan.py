@@ -13,12 +13,15 @@ from pyro_vrnn.distributions.weight_site import weight_site_of
 
 # On the CPU, chunks stay near the size of its cache: above these, an LSTM took up to 1.7 times as
 # long for a sequence (32 MiB of cache; the estimate counts twice what the library's kernel needs).
-CPU_BYTES = {"loop": 2**26, "batched": 2**24}
+CPU_BYTES = {"loop": 2**26, "batched": 2**24, "folded": 2**26}
 # A run costs Pyro about 0.3 ms whatever its size. On one CPU thread an LSTM's draws were faster
 # together than one by one below this many multiply-adds a draw (H = 32, T = 35: 1 and 10
 # sequences, not 100; H = 200: none). The bound for a GPU, where it is launches that cost, is a
 # guess: none was here.
 BATCHED_WORK = {"cpu": 2_500_000, "gpu": 1_000_000_000}
+# Draws that are masks: on one CPU thread an LSTM was faster folded than in a loop for 4 and 16
+# sequences at H = 32, for 4 but not 16 at H = 200, and never for 64.
+FOLDED_SEQUENCES = 8
 # Means and variances of one draw in the model's dtype, and their float64 copies being merged.
 OUTPUT_BYTES = 48
 
@@ -84,8 +87,16 @@ class Plan:
     sequences: int
 
 
-def choose_strategy(sizes: Sizes, num_samples: int, num_sequences: int, device: str) -> str:
-    """Return ``"batched"`` where a draw's work is small beside what a run costs."""
+def choose_strategy(
+    sizes: Sizes, num_samples: int, num_sequences: int, device: str, *, masks: bool = False
+) -> str:
+    """
+    Return ``"batched"`` where a draw's work is small beside what a run costs.
+
+    Draws that are ``masks`` share the network's weights: ``"folded"`` then, for few sequences.
+    """
+    if masks and num_samples > 1 and num_sequences <= FOLDED_SEQUENCES:
+        return "folded"
     few = num_sequences * sizes.work <= BATCHED_WORK[device]
     return "batched" if num_samples > 1 and few else "loop"
 
@@ -95,7 +106,10 @@ def make_plan(
 ) -> Plan:
     """Cut so that a run is estimated within ``max_bytes``: one draw of one sequence at least."""
     budget = min(max_bytes, CPU_BYTES[strategy]) if device == "cpu" else max_bytes
-    if strategy == "batched":
+    if strategy == "folded":
+        sequences = _clamp(budget // sizes.sequence_and_outputs, num_sequences)
+        draws = _clamp(budget // (sequences * sizes.sequence_and_outputs), block)
+    elif strategy == "batched":
         sequences = _clamp((budget - sizes.weights) // sizes.sequence_and_outputs, num_sequences)
         draws = _clamp(budget // (sizes.weights + sequences * sizes.sequence_and_outputs), block)
     else:

@@ -17,8 +17,15 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
-from pyro_vrnn.infer._predict_draws import PLATE, GuideDraws, Weights, max_plate_nesting
-from pyro_vrnn.infer._predict_inputs import Arguments
+from pyro_vrnn.infer._predict_draws import (
+    PLATE,
+    GuideDraws,
+    Weights,
+    max_plate_nesting,
+    num_draws,
+)
+from pyro_vrnn.infer._predict_inputs import Arguments, Inputs, repeat_rows
+from pyro_vrnn.infer._predict_masks import MaskDraws
 from pyro_vrnn.infer._predict_outcome import (
     Outcome,
     class_probs,
@@ -72,12 +79,13 @@ class Program:
         self,
         model: Callable[..., Any],
         draws: GuideDraws,
-        first: Arguments,
+        inputs: Inputs,
         *,
         site: str,
         draw: bool,
     ) -> None:
         self.model, self.site, self.draw = model, site, draw
+        self._draws, self.inputs = draws, inputs
         self.validated = is_validation_enabled()
         if site in draws.names:
             raise ValueError(
@@ -86,7 +94,8 @@ class Program:
             )
         given = _Given(draws.example, site, draw=True)
         with given:
-            trace = poutine.trace(model).get_trace(first[0], **first[1])
+            x, kwargs = inputs.rows(slice(0, 1))
+            trace = poutine.trace(model).get_trace(x, **kwargs)
         self.latents = _check_latents(trace, draws.names, site)
         self.nesting = max_plate_nesting(trace)
         self.sites = {name: trace.nodes[name] for name in self.latents}
@@ -114,6 +123,15 @@ class Program:
         shape, dtype = self.row(name)
         return shape.numel() * dtype.itemsize
 
+    @property
+    def masks(self) -> MaskDraws | None:
+        """The draws, if they are masks."""
+        return self._draws if isinstance(self._draws, MaskDraws) else None
+
+    def dense(self, weights: Weights) -> Weights:
+        """Return draws as tensors with the shapes of their sites."""
+        return weights if self.masks is None else self.masks.dense(weights)
+
     def run_one(self, values: Weights, arguments: Arguments, validate: bool) -> Outcome:
         """Run the model on one draw; the outcome has no dim of draws."""
         x, kwargs = arguments
@@ -127,7 +145,7 @@ class Program:
         x, kwargs = arguments
         size = num_draws(weights)
         values = {}
-        for name, w in weights.items():
+        for name, w in self.dense(weights).items():
             ones = (1,) * (self.nesting - w.dim() + 1)
             values[name] = w.reshape(size, *ones, *w.shape[1:])
         given = _Given(values, self.site, self.draw)
@@ -136,6 +154,37 @@ class Program:
             self.model(x, **kwargs)
         return self._read(given, rows=len(x), size=size)
 
+    def run_folded(self, weights: Weights, arguments: Arguments, validate: bool) -> Outcome:
+        """Run the model once on P * n sequences, those of each draw with the draw's masks."""
+        assert self.masks is not None
+        x, kwargs = arguments
+        size, rows = num_draws(weights), len(x)
+        values = self.masks.folded(weights, rows)
+        given = _Given(values, self.site, self.draw)
+        with self._validation(validate), given, _prefilled(self.model, values):
+            self.model(repeat_rows(x, size), **self.inputs.repeated(kwargs, size))
+        return self._read(given, rows=size * rows).unfolded(size)
+
+    def problem(self, strategy: str, two: Weights, arguments: Arguments) -> str | None:
+        """
+        Say what is wrong with running two draws at once, beside running each by itself; or None.
+
+        A program that does not know of draws may ignore all but the first, or mix them with
+        sequences of the same number, without an error.
+        """
+        single = run_loop(self, two, arguments).mean
+        try:
+            run = self.run_folded if strategy == "folded" else self.run_together
+            together = run(two, arguments, False).mean
+        except Exception as error:  # whatever a program does with a dim it does not know
+            return f"{type(error).__name__}: {error}"
+        eps = torch.finfo(single.dtype).eps
+        equal = (together == single) | (together.isnan() & single.isnan())
+        gap = torch.where(equal, 0.0, together - single).abs().amax()
+        finite = single.nan_to_num(0.0, 0.0, 0.0)
+        bound = 0.01 * (finite[1] - finite[0]).abs().amax() + 1e3 * eps * finite.abs().amax()
+        return None if bool(gap <= bound) else f"means that differ by {gap.item():.3g}"
+
     def _validation(self, on: bool) -> AbstractContextManager[None]:
         """Turn on what the user had on; Job turns it off for all but the first draws."""
         return pyro.validation_enabled(self.validated) if on else nullcontext()
@@ -143,11 +192,6 @@ class Program:
     def _read(self, given: _Given, rows: int, size: int | None = None) -> Outcome:
         shapes = (self.out, self.sample_out)
         return read(self.site, given.fn, given.sample if given.draw else None, rows, size, shapes)
-
-
-def num_draws(weights: Weights) -> int:
-    """Return P, the number of draws."""
-    return len(next(iter(weights.values())))
 
 
 def slice_draws(weights: Weights, rows: slice | int) -> Weights:
@@ -162,7 +206,8 @@ def run_loop(
     size = num_draws(weights)
     rows: list[Tensor] = []
     for i in range(size):
-        one = program.run_one(slice_draws(weights, i), arguments, first and i == 0)
+        values = program.dense(slice_draws(weights, slice(i, i + 1)))
+        one = program.run_one(slice_draws(values, 0), arguments, first and i == 0)
         if i == 0:
             rows = [part.new_empty(size, *part.shape) for part in one.parts()]
         for row, part in zip(rows, one.parts(), strict=True):
@@ -179,29 +224,16 @@ def run_batched(
     return program.run_together(weights, arguments, first)
 
 
+def run_folded(
+    program: Program, weights: Weights, arguments: Arguments, first: bool = False
+) -> Outcome:
+    """Run all draws at once as parts of one batch, for draws that are masks."""
+    return program.run_folded(weights, arguments, first)
+
+
 # The last argument: whether these are the first draws of a prediction, which are validated.
 Runner = Callable[[Program, Weights, Arguments, bool], Outcome]
-RUNNERS: dict[str, Runner] = {"loop": run_loop, "batched": run_batched}
-
-
-def batched_problem(program: Program, two: Weights, arguments: Arguments) -> str | None:
-    """
-    Say what is wrong with a model run on two draws at once, beside running it on each; or None.
-
-    A program that does not know of draws may ignore all but the first, or mix them with sequences
-    of the same number, without an error.
-    """
-    single = run_loop(program, two, arguments).mean
-    try:
-        together = run_batched(program, two, arguments).mean
-    except Exception as error:  # whatever a program does with a dim it does not know
-        return f"{type(error).__name__}: {error}"
-    eps = torch.finfo(single.dtype).eps
-    equal = (together == single) | (together.isnan() & single.isnan())
-    gap = torch.where(equal, 0.0, together - single).abs().amax()
-    finite = single.nan_to_num(0.0, 0.0, 0.0)
-    bound = 0.01 * (finite[1] - finite[0]).abs().amax() + 1e3 * eps * finite.abs().amax()
-    return None if bool(gap <= bound) else f"means that differ by {gap.item():.3g}"
+RUNNERS: dict[str, Runner] = {"loop": run_loop, "batched": run_batched, "folded": run_folded}
 
 
 def _check_latents(trace: Trace, drawn: list[str], site: str) -> list[str]:

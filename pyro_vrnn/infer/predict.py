@@ -134,8 +134,10 @@ def predict(
         :attr:`Prediction.mean_draws`, True for both.
     :param str strategy: ``"loop"``: draw by draw with the library's kernel, right for many
         sequences. ``"batched"``: several draws at once, right for few; the model must be one for
-        ``Predictive(parallel=True)``, which is checked on two draws. ``"auto"`` chooses by size,
-        and ``"loop"`` where the check fails.
+        ``Predictive(parallel=True)``, which is checked on two draws. ``"folded"``, for an
+        :class:`~pyro_vrnn.infer.AutoSpikeAndSlab` with ``scale=0``: the masks of several draws act
+        on one network, whose batch is all sequences under each draw; right for few. ``"auto"``
+        chooses by size, and ``"loop"`` where the check fails.
     :param bool parallel_guide: draw from the guide in a plate. False for a guide that cannot.
     :param int max_bytes: see above. It has no effect on the draws of w.
     :param int seed: of a stream of random numbers that belongs to this call; None takes one from

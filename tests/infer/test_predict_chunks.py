@@ -25,7 +25,9 @@ from tests.infer.test_predict import (
 
 
 def cut_small(monkeypatch, num_bytes):
-    monkeypatch.setattr(_predict_plan, "CPU_BYTES", {"loop": num_bytes, "batched": num_bytes})
+    monkeypatch.setattr(
+        _predict_plan, "CPU_BYTES", dict.fromkeys(_predict_plan.CPU_BYTES, num_bytes)
+    )
 
 
 @strategies

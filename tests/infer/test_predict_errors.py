@@ -47,7 +47,7 @@ def refused(error, message, program=model, q=guide, x=X, **kwargs):
         (
             {"strategy": "fast"},
             ValueError,
-            "Expected strategy to be one of 'auto', 'loop', 'batched', got 'fast'.",
+            "Expected strategy to be one of 'auto', 'loop', 'batched', 'folded', got 'fast'.",
         ),
         (
             {"return_draws": "loc"},
