@@ -29,7 +29,8 @@ def test_loop_runs():
     loader = torch.utils.data.DataLoader(data, batch_size=4)
     scope = {"loader": loader, "x_new": torch.randn(5, 12, 3)}
     exec(block("In your own loop", "python"), scope)
-    assert scope["draws"]["obs"].shape == (200, 5, 1)
+    assert scope["prediction"].mean.shape == (5, 1)
+    assert (scope["prediction"].epistemic_variance > 0).all()
 
 
 def test_table_comes_from_the_committed_results():

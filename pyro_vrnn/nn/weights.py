@@ -89,6 +89,10 @@ class WeightModule(PyroModule):
         site = self.__dict__.get("_weight_sites", {}).get(name)
         if site is None:
             return super().__getattr__(name)
+        if self._pyro_context.active:
+            read_before = self._pyro_context.get(self._pyro_get_fullname(name))
+            if read_before is not None:
+                return read_before
 
         def record(msg: Any) -> dict[str, Any]:
             # A prior may read sites of its own, such as a hyperprior's; they are no weights.
