@@ -1,20 +1,21 @@
 r"""
 The elementwise halves of the unrolled cells, forward and backward, written by hand.
 
-A kernel sees the gates gate-major, ``(G, T, *state)`` with ``*state`` = ``(N, H)`` or ``(S, N, H)``,
-whatever the layout of the buffer behind them (see :mod:`~pyro_vrnn.ops.products`), and overwrites
-them with the activations. Going backward, what does not depend on the recurrence is computed for
-all steps at once into the gradient's own buffer, so that a step only multiplies it by the incoming
-gradient. States of all steps are kept in ``(T+1, *state)``.
+``*state`` stands for ``(N, H)`` or ``(S, N, H)``, and products keep gates in rows,
+``(*, t, N, G*H)`` with ``*`` nothing or S. A kernel sees some steps at a time: forward it turns
+their pre-activations into gates and states. Backward, what does not depend on the recurrence is
+computed for all of these steps at once, into the rows of the gradient, so that a step only
+multiplies it by the incoming gradient.
 
 The equations are those of :mod:`~pyro_vrnn.ops.cells`, against which all of this is tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -48,14 +49,27 @@ class Steps:
 
     def forward(self, window: slice) -> Iterator[Step]:
         """Yield the steps of a window in the order of the recurrence."""
-        times = range(self.num_steps)[window]
+        times = range(window.start, window.stop)
         for t in reversed(times) if self.reverse else times:
             n = self.num_sequences if self.active is None else self.active[t]
             yield Step(t, t + 1, t, n) if self.reverse else Step(t, t, t + 1, n)
 
-    def backward(self) -> Iterator[Step]:
-        """Yield all steps, last first."""
-        return reversed(list(self.forward(slice(None))))
+    def backward(self, window: slice) -> Iterator[Step]:
+        """Yield the steps of a window, last first."""
+        return reversed(list(self.forward(window)))
+
+    def windows(self, size: int, within: slice | None = None) -> list[slice]:
+        """Cut the steps (of a window) in pieces of about one size, in the recurrence's order."""
+        start, stop = (0, self.num_steps) if within is None else (within.start, within.stop)
+        count = -(-(stop - start) // max(size, 1))
+        cuts = [start + (stop - start) * k // count for k in range(count + 1)]
+        pieces = [slice(*ends) for ends in pairwise(cuts)]
+        return pieces[::-1] if self.reverse else pieces
+
+    @property
+    def cut(self) -> Callable[[Tensor, int], Tensor]:
+        """What takes the first n sequences of a tensor."""
+        return _all if self.active is None else _first
 
     @property
     def first(self) -> int:
@@ -67,81 +81,89 @@ class Steps:
         """Where the last state stands."""
         return 0 if self.reverse else self.num_steps
 
-    @property
-    def old(self) -> slice:
-        """Where the states before each step stand, in the order of time."""
-        return slice(1, None) if self.reverse else slice(None, -1)
+    def old(self, window: slice) -> slice:
+        """Where the states before each step of a window stand, in the order of time."""
+        return slice(window.start + 1, window.stop + 1) if self.reverse else window
 
-    @property
-    def new(self) -> slice:
+    def new(self, window: slice) -> slice:
         """Where the states after each step stand."""
-        return slice(None, -1) if self.reverse else slice(1, None)
+        return window if self.reverse else slice(window.start + 1, window.stop + 1)
 
 
 class StepProduct(Protocol):
     """What a kernel needs of the recurrent product."""
 
-    def step(self, h: Tensor, out: Tensor) -> None:
-        """Add the product of one step."""
+    def add(self, h: Tensor, out: Tensor, n: int) -> None:  # (*state), (*, N, G*H)
+        """Add the product of one step with the first n sequences; the other rows are not used."""
 
-    def step_grad(self, grad: Tensor) -> Tensor:
-        """Turn the gradient of one step into the input's."""
+    def times(self, h: Tensor, n: int) -> Tensor:
+        """Return that product, for n sequences or more."""
 
-
-class Gates:
-    """
-    A buffer of G gates, ``(B, T, M, F)``, and the same memory gate-major, ``(G, T, *state)``.
-
-    :param torch.Tensor buffer: in one of the layouts of :mod:`~pyro_vrnn.ops.products`.
-    :param int num_gates: G.
-    :param bool particles: whether the B matrices are particles, and not the gates.
-    """
-
-    def __init__(self, buffer: Tensor, num_gates: int, particles: bool) -> None:
-        self.buffer, self.num_gates, self.particles = buffer, num_gates, particles
-        if not particles and len(buffer) == num_gates:
-            self.major = buffer
-            return
-        split = buffer.unflatten(-1, (num_gates, -1))  # (B, T, N, G, H)
-        self.major = split.permute(3, 1, 0, 2, 4) if particles else split[0].permute(2, 0, 1, 3)
-
-    def like(self, num_steps: int | None = None) -> Gates:
-        """Return new memory of the same layout, for another number of steps if it is given."""
-        matrices, steps, *rest = self.buffer.shape
-        buffer = self.buffer.new_empty(matrices, num_steps or steps, *rest)
-        return Gates(buffer, self.num_gates, self.particles)
+    def times_weight(self, grad: Tensor, out: Tensor) -> Tensor:  # (*, N, G*H), (*, n, H)
+        """Write the gradient of h, for the first n sequences, from that of the product."""
 
 
-def cut(x: Tensor, n: int) -> Tensor:
+class Piece(NamedTuple):
+    """What the backward pass of some steps reads and writes."""
+
+    steps: Steps
+    window: slice
+    gates: Tensor | None  # (G, t, *state)
+    h: Tensor  # (T+1, *state)
+    extra: Tensor | None  # what else the cell keeps: c, (T+1, *state), or (T, *state)
+    outputs: Tensor | None  # gradient of the outputs, (T, *state)
+    rows: Tensor  # gradient of the recurrent product, (*, t, N, G*H); written over
+    inner: Tensor | None  # gradient of a GRU's candidate before tanh, (t, *state); written over
+
+    def walk(self, to_h: Tensor) -> Iterator[tuple[int, int]]:
+        """Yield the place in the window and the size of each step, the outputs' gradient added."""
+        cut = self.steps.cut
+        for t, _, _, n in self.steps.backward(self.window):
+            if self.outputs is not None:
+                cut(to_h, n).add_(cut(self.outputs[t], n))
+            yield t - self.window.start, n
+
+    def clear_ended(self) -> None:
+        """Zero the gradient of steps past a sequence's end."""
+        for t, _, _, n in self.steps.forward(self.window):
+            if n < self.steps.num_sequences:
+                self.rows[..., t - self.window.start, n:, :] = 0
+                if self.inner is not None:
+                    self.inner[t - self.window.start, ..., n:, :] = 0
+
+
+def gate_major(rows: Tensor, num_gates: int) -> Tensor:  # (*, t, N, G*H) -> (G, t, *state)
+    """View rows of gates gate by gate."""
+    split = rows.unflatten(-1, (num_gates, -1)).movedim(-2, 0)
+    return split.transpose(1, 2) if split.dim() == 5 else split
+
+
+def _first(x: Tensor, n: int) -> Tensor:
     """Return the first n sequences, which are along the last dim but one."""
-    return x if x.shape[-2] == n else x[..., :n, :]
+    return x[..., :n, :]
 
 
-def _renewed(whole: Tensor, n: int, value: Tensor) -> Tensor:
-    """Return ``whole`` with its first n sequences replaced."""
-    if n == whole.shape[-2]:
-        return value
-    whole[..., :n, :] = value
-    return whole
+def _all(x: Tensor, n: int) -> Tensor:
+    """Return all of them, at less cost."""
+    return x
 
 
-def carry(states: Sequence[Tensor], step: Step) -> None:
+def _each(x: Tensor, window: slice) -> Sequence[Tensor]:  # (T, *) or (1, *)
+    """Return one tensor for each step of a window, the same one if nothing is to be kept."""
+    if len(x) == 1:
+        return x.unbind(0) * (window.stop - window.start)
+    return x[window].unbind(0)
+
+
+def _carry(states: Sequence[Tensor], step: Step, steps: Steps) -> None:
     """Keep the state of the sequences that have ended."""
     n = step.active
-    if n < states[step.new].shape[-2]:
+    if n < steps.num_sequences:
         states[step.new][..., n:, :] = states[step.old][..., n:, :]
 
 
 def _one_minus_square(x: Tensor) -> Tensor:
     return torch.addcmul(x.new_ones(()), x, x, value=-1)
-
-
-def _clear_ended(gates: Gates, steps: Steps) -> None:
-    """Zero the gradient of steps past a sequence's end."""
-    if steps.active is not None:
-        for t, n in enumerate(steps.active):
-            if n < steps.num_sequences:
-                gates.buffer[:, t, n:] = 0
 
 
 class LSTMKernel:
@@ -151,71 +173,68 @@ class LSTMKernel:
 
     @staticmethod
     def forward(
-        window: Iterator[Step],
-        start: int,  # the first time in the buffer
-        gates: Gates,
+        steps: Steps,
+        window: slice,
+        rows: Tensor,  # (*, t, N, G*H)
+        gates: Tensor,  # (G, T, *state), or (G, 1, *state) if they are not to be kept
         h: Sequence[Tensor],  # T+1 of (*state)
         extra: Sequence[Tensor],  # c, likewise
         product: StepProduct,
         bias_n: Tensor | None,
     ) -> None:
         """Run the steps of a window."""
-        rows = gates.buffer.unbind(1)
-        i_f, i, f = (gates.major[k].unbind(d) for k, d in ((slice(0, 2), 1), (0, 0), (1, 0)))
-        g, o = gates.major[2].unbind(0), gates.major[3].unbind(0)
-        tanh_c = torch.empty_like(h[0])
-        for step in window:
-            n, t = step.active, step.time - start
-            product.step(cut(h[step.old], n), cut(rows[t], n))
-            cut(i_f[t], n).sigmoid_()
-            candidate = cut(g[t], n).tanh_()
-            out_gate = cut(o[t], n).sigmoid_()
-            c = cut(extra[step.new], n)
-            torch.mul(cut(f[t], n), cut(extra[step.old], n), out=c)
-            c.addcmul_(cut(i[t], n), candidate)
-            squashed = torch.tanh(c, out=cut(tanh_c, n))
-            torch.mul(out_gate, squashed, out=cut(h[step.new], n))
-            carry(h, step)
-            carry(extra, step)
+        major, each, start = gate_major(rows, 4), rows.unbind(-3), window.start
+        from_i_f, (from_g, from_o) = major[:2].unbind(1), (major[k].unbind(0) for k in (2, 3))
+        i_f = _each(gates[:2].transpose(0, 1), window)
+        i, f, g, o = (_each(gate, window) for gate in gates)
+        squashed = torch.empty_like(h[0])
+        cut = steps.cut
+        for step in steps.forward(window):
+            n, k = step.active, step.time - start
+            product.add(h[step.old], each[k], n)
+            torch.sigmoid(cut(from_i_f[k], n), out=cut(i_f[k], n))
+            candidate = cut(g[k], n).copy_(cut(from_g[k], n)).tanh_()  # two threads need no gaps
+            out_gate = torch.sigmoid(cut(from_o[k], n), out=cut(o[k], n))
+            c = torch.mul(cut(f[k], n), cut(extra[step.old], n), out=cut(extra[step.new], n))
+            c.addcmul_(cut(i[k], n), candidate)
+            torch.mul(out_gate, torch.tanh(c, out=cut(squashed, n)), out=cut(h[step.new], n))
+            _carry(h, step, steps)
+            _carry(extra, step, steps)
 
     @staticmethod
     def backward(
-        steps: Steps,
-        gates: Gates,
-        h: Tensor,  # (T+1, *state)
-        extra: Tensor,  # c, likewise
+        piece: Piece,
         product: StepProduct,
-        outputs: Tensor | None,  # gradient of the outputs, (T, *state)
-        states: Sequence[Tensor],  # gradients of the last h, c; written over
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return the gradients of the input's and the recurrent product, and of the first state."""
-        i, f, g, o = gates.major
-        grads = gates.like()
-        for_i, for_f, for_g, for_o = grads.major
+        states: list[Tensor],  # gradients of the last h, c; written over by those of the first
+    ) -> None:
+        """Run the steps of a piece backward."""
+        assert piece.gates is not None
+        assert piece.extra is not None
+        steps, window = piece.steps, piece.window
+        i, f, g, o = piece.gates
+        major = gate_major(piece.rows, 4)
+        for_i, for_f, for_g, for_o = major
         torch.mul(i, g, out=for_i)
         torch.addcmul(i, for_i, g, value=-1, out=for_g)  # i (1 - g^2)
         for_i.addcmul_(for_i, i, value=-1)  # g i (1 - i)
-        torch.mul(f, extra[steps.old], out=for_f)
+        torch.mul(f, piece.extra[steps.old(window)], out=for_f)
         for_f.addcmul_(for_f, f, value=-1)  # c f (1 - f)
-        new = h[steps.new]
+        new = piece.h[steps.new(window)]
         torch.addcmul(new, new, o, value=-1, out=for_o)  # tanh(c) o (1 - o), as h = o tanh(c)
-        through = torch.tanh(extra[steps.new])
+        through = torch.tanh(piece.extra[steps.new(window)])
         torch.addcmul(o, new, through, value=-1, out=through)  # o (1 - tanh^2 c)
-        _clear_ended(grads, steps)
-        rows, i_f_g = grads.buffer.unbind(1), grads.major[:3].unbind(1)
+        piece.clear_ended()
+        each, i_f_g = piece.rows.unbind(-3), major[:3].unbind(1)
         of_o, forget, by_c = for_o.unbind(0), f.unbind(0), through.unbind(0)
-        incoming = None if outputs is None else outputs.unbind(0)
         dh, dc = states
-        for t, _, _, n in steps.backward():
+        cut = steps.cut
+        for k, n in piece.walk(dh):
             to_h, to_c = cut(dh, n), cut(dc, n)
-            if incoming is not None:
-                to_h.add_(cut(incoming[t], n))
-            to_c.addcmul_(to_h, cut(by_c[t], n))
-            cut(i_f_g[t], n).mul_(to_c)
-            cut(of_o[t], n).mul_(to_h)
-            to_c.mul_(cut(forget[t], n))
-            dh = _renewed(dh, n, product.step_grad(cut(rows[t], n)))
-        return grads.buffer, grads.buffer, [dh, dc]
+            to_c.addcmul_(to_h, cut(by_c[k], n))
+            cut(i_f_g[k], n).mul_(to_c)
+            cut(of_o[k], n).mul_(to_h)
+            to_c.mul_(cut(forget[k], n))
+            product.times_weight(each[k], to_h)
 
 
 class GRUKernel:
@@ -225,73 +244,63 @@ class GRUKernel:
 
     @staticmethod
     def forward(
-        window: Iterator[Step],
-        start: int,
-        gates: Gates,
+        steps: Steps,
+        window: slice,
+        rows: Tensor,
+        gates: Tensor,
         h: Sequence[Tensor],
-        extra: Sequence[Tensor],  # T of (*state), or one to be used by all
+        extra: Sequence[Tensor],  # one a step
         product: StepProduct,
         bias_n: Tensor | None,  # broadcasts to (*state)
     ) -> None:
         """Run the steps of a window; as :meth:`LSTMKernel.forward`."""
-        r_z, r, z = (gates.major[k].unbind(d) for k, d in ((slice(0, 2), 1), (0, 0), (1, 0)))
-        candidate = gates.major[2].unbind(0)
-        one = gates.like(num_steps=1)
-        recurrent, (of_r_z, of_n) = one.buffer[:, 0], (one.major[:2, 0], one.major[2, 0])
-        for step in window:
-            n, t = step.active, step.time - start
-            recurrent.zero_()
+        major, start = gate_major(rows, 3), window.start
+        from_r_z, from_n = major[:2].unbind(1), major[2].unbind(0)
+        r_z = _each(gates[:2].transpose(0, 1), window)
+        r, z, candidate = (_each(gate, window) for gate in gates)
+        cut = steps.cut
+        for step in steps.forward(window):
+            n, t, k = step.active, step.time, step.time - start
             old = cut(h[step.old], n)
-            product.step(old, cut(recurrent, n))
-            cut(r_z[t], n).add_(cut(of_r_z, n)).sigmoid_()
-            hidden = cut(extra[step.time if len(extra) > 1 else 0], n)
+            of_h = gate_major(cut(product.times(h[step.old], n), n).unsqueeze(-3), 3)[:, 0]
+            torch.add(cut(from_r_z[k], n), of_h[:2], out=cut(r_z[k], n)).sigmoid_()
+            hidden = cut(extra[t], n)
             if bias_n is None:
-                hidden.copy_(cut(of_n, n))
+                hidden.copy_(of_h[2])
             else:
-                torch.add(cut(of_n, n), bias_n, out=hidden)
-            new = cut(candidate[t], n).addcmul_(cut(r[t], n), hidden).tanh_()
-            torch.lerp(new, old, cut(z[t], n), out=cut(h[step.new], n))
-            carry(h, step)
+                torch.add(of_h[2], bias_n, out=hidden)
+            new = torch.addcmul(cut(from_n[k], n), cut(r[k], n), hidden, out=cut(candidate[k], n))
+            torch.lerp(new.tanh_(), old, cut(z[k], n), out=cut(h[step.new], n))
+            _carry(h, step, steps)
 
     @staticmethod
-    def backward(
-        steps: Steps,
-        gates: Gates,
-        h: Tensor,
-        extra: Tensor,  # (T, *state)
-        product: StepProduct,
-        outputs: Tensor | None,
-        states: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def backward(piece: Piece, product: StepProduct, states: list[Tensor]) -> None:
         """Run the steps backward; as :meth:`LSTMKernel.backward`."""
-        r, z, candidate = gates.major
-        recurrent = gates.like()
-        for_r, for_z, for_n = recurrent.major
-        inner = _one_minus_square(candidate)
+        assert piece.gates is not None
+        assert piece.extra is not None
+        assert piece.inner is not None
+        steps, window, inner = piece.steps, piece.window, piece.inner
+        r, z, candidate = piece.gates
+        major = gate_major(piece.rows, 3)
+        for_r, for_z, for_n = major
+        inner.copy_(_one_minus_square(candidate))
         inner.addcmul_(inner, z, value=-1)  # (1 - z) (1 - n^2)
         torch.mul(inner, r, out=for_n)
-        torch.mul(for_n, extra, out=for_r)
+        torch.mul(for_n, piece.extra[window], out=for_r)
         for_r.addcmul_(for_r, r, value=-1)
-        torch.sub(h[steps.old], candidate, out=for_z).mul_(z)
+        torch.sub(piece.h[steps.old(window)], candidate, out=for_z).mul_(z)
         for_z.addcmul_(for_z, z, value=-1)
-        _clear_ended(recurrent, steps)
-        rows, each = recurrent.buffer.unbind(1), recurrent.major.unbind(1)
+        piece.clear_ended()
+        each, gates = piece.rows.unbind(-3), major.unbind(1)
         of_inner, kept = inner.unbind(0), z.unbind(0)
-        incoming = None if outputs is None else outputs.unbind(0)
         (dh,) = states
-        for t, _, _, n in steps.backward():
+        by_product = torch.empty_like(dh)
+        cut = steps.cut
+        for k, n in piece.walk(dh):
             to_h = cut(dh, n)
-            if incoming is not None:
-                to_h.add_(cut(incoming[t], n))
-            cut(each[t], n).mul_(to_h)
-            cut(of_inner[t], n).mul_(to_h)
-            kept_part = cut(dh, n).mul_(cut(kept[t], n))
-            kept_part.add_(product.step_grad(cut(rows[t], n)))
-        inputs = recurrent.like()
-        inputs.major[:2].copy_(recurrent.major[:2])
-        inputs.major[2].copy_(inner)
-        _clear_ended(inputs, steps)
-        return inputs.buffer, recurrent.buffer, [dh]
+            cut(gates[k], n).mul_(to_h)
+            cut(of_inner[k], n).mul_(to_h)
+            to_h.mul_(cut(kept[k], n)).add_(product.times_weight(each[k], cut(by_product, n)))
 
 
 class RNNKernel:
@@ -303,54 +312,43 @@ class RNNKernel:
     @classmethod
     def forward(
         cls,
-        window: Iterator[Step],
-        start: int,
-        gates: Gates,
+        steps: Steps,
+        window: slice,
+        rows: Tensor,
+        gates: Tensor | None,
         h: Sequence[Tensor],
         extra: Sequence[Tensor],
         product: StepProduct,
         bias_n: Tensor | None,
     ) -> None:
         """Run the steps of a window; as :meth:`LSTMKernel.forward`."""
-        rows, each = gates.buffer.unbind(1), gates.major[0].unbind(0)
-        for step in window:
-            n, t = step.active, step.time - start
-            product.step(cut(h[step.old], n), cut(rows[t], n))
+        each = rows.unbind(-3)
+        cut = steps.cut
+        for step in steps.forward(window):
+            n, row = step.active, each[step.time - window.start]
+            product.add(h[step.old], row, n)
             new = cut(h[step.new], n)
             if cls.relu:
-                torch.clamp_min(cut(each[t], n), 0, out=new)
+                torch.clamp_min(cut(row, n), 0, out=new)
             else:
-                torch.tanh(cut(each[t], n), out=new)
-            carry(h, step)
+                torch.tanh(cut(row, n), out=new)
+            _carry(h, step, steps)
 
     @classmethod
-    def backward(
-        cls,
-        steps: Steps,
-        gates: Gates,
-        h: Tensor,
-        extra: Tensor,
-        product: StepProduct,
-        outputs: Tensor | None,
-        states: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def backward(cls, piece: Piece, product: StepProduct, states: list[Tensor]) -> None:
         """Run the steps backward; as :meth:`LSTMKernel.backward`."""
-        grads, new = gates.like(), h[steps.new]
-        if cls.relu:
-            torch.gt(new, 0, out=grads.major[0])
-        else:
-            grads.major[0].copy_(_one_minus_square(new))
-        _clear_ended(grads, steps)
-        rows, each = grads.buffer.unbind(1), grads.major[0].unbind(0)
-        incoming = None if outputs is None else outputs.unbind(0)
+        steps = piece.steps
+        (major,) = gate_major(piece.rows, 1)
+        new = piece.h[steps.new(piece.window)]
+        major.copy_(new > 0 if cls.relu else _one_minus_square(new))
+        piece.clear_ended()
+        each = piece.rows.unbind(-3)
         (dh,) = states
-        for t, _, _, n in steps.backward():
+        cut = steps.cut
+        for k, n in piece.walk(dh):
             to_h = cut(dh, n)
-            if incoming is not None:
-                to_h.add_(cut(incoming[t], n))
-            cut(each[t], n).mul_(to_h)
-            dh = _renewed(dh, n, product.step_grad(cut(rows[t], n)))
-        return grads.buffer, grads.buffer, [dh]
+            cut(each[k], n).mul_(to_h)
+            product.times_weight(each[k], to_h)
 
 
 class ReluRNNKernel(RNNKernel):
@@ -359,7 +357,7 @@ class ReluRNNKernel(RNNKernel):
     relu = True
 
 
-KERNELS = {
+KERNELS: dict[str, Any] = {
     "RNN_TANH": RNNKernel,
     "RNN_RELU": ReluRNNKernel,
     "LSTM": LSTMKernel,

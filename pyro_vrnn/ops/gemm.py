@@ -44,7 +44,7 @@ def uses_onednn(x: Tensor, multiplications: int) -> bool:
         x.dtype == torch.float32
         and x.device.type == "cpu"
         and multiplications >= _WORTH * torch.get_num_threads()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
     )
 
 
@@ -52,26 +52,23 @@ class GroupedWeight:
     r"""
     G matrices side by side, each multiplied by its own part of the columns of x.
 
-    For products with the same weights again and again, without a gradient: oneDNN takes them as a
-    convolution of one pixel in G groups, one call for all G, with weights laid out for it once and a
-    result that may be added to what is there.
+    For products of one shape again and again, without a gradient: oneDNN takes them as a
+    convolution of one pixel in G groups, one call for all G, with weights laid out once for this
+    number of rows and a result that may be added to what is there.
 
-    >>> GroupedWeight(torch.ones(2, 4, 3)).times(torch.ones(5, 6)).shape
+    >>> GroupedWeight(torch.ones(2, 4, 3), num_rows=5).times(torch.ones(5, 6)).shape
     torch.Size([5, 8])
     """
 
-    def __init__(self, weight: Tensor) -> None:  # (G, F, D)
+    def __init__(self, weight: Tensor, num_rows: int) -> None:  # (G, F, D)
         self._weight = weight
-        self._packed: dict[int, Tensor] = {}  # oneDNN's layout may depend on the number of rows
-
-    def is_packed(self, num_rows: int, like: Tensor) -> bool:
-        """Whether products with so many rows go to oneDNN, each number with a layout of its own."""
-        return uses_onednn(like, num_rows * self._weight.numel()) and _convolution_is_right()
+        large = uses_onednn(weight, num_rows * weight.numel())
+        self.packed = _pack(weight, num_rows) if large and _convolution_is_right() else None
 
     def add(self, x: Tensor, out: Tensor) -> None:  # (R, G*D), (R, G*F)
         r"""Add :math:`x W^\top` to ``out``; both are contiguous."""
-        if self.is_packed(len(x), x):
-            _convolve_into(out, x, self._layout(x), len(self._weight))
+        if self.packed is not None:
+            _convolve_into(out, x, self.packed, len(self._weight))
         elif len(self._weight) == 1:
             out.addmm_(x, self._weight[0].t())
         elif out.device.type == "cpu":  # where bmm is slow on a result that has gaps
@@ -81,20 +78,14 @@ class GroupedWeight:
 
     def times(self, x: Tensor) -> Tensor:  # (R, G*D) -> (R, G*F)
         r"""Return :math:`x W^\top`."""
-        if self.is_packed(len(x), x):
-            return _convolve(x, self._layout(x), len(self._weight))
+        if self.packed is not None:
+            return _convolve(x, self.packed, len(self._weight))
         if len(self._weight) == 1:
             return x @ self._weight[0].t()
         return torch.bmm(self._split(x), self._weight.mT).transpose(0, 1).flatten(1)
 
     def _split(self, x: Tensor) -> Tensor:  # (R, G*D) -> (G, R, D)
         return x.unflatten(1, (len(self._weight), -1)).transpose(0, 1)
-
-    def _layout(self, x: Tensor) -> Tensor:
-        packed = self._packed.get(len(x))
-        if packed is None:
-            packed = self._packed[len(x)] = _pack(self._weight, len(x))
-        return packed
 
 
 # The calls of oneDNN. Rows are the pixels of one image whose channels come last in memory.
@@ -103,7 +94,7 @@ _POINT = ([0, 0], [1, 1], [1, 1])  # padding, stride, dilation
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return product
 
 
@@ -122,14 +113,14 @@ def _image(x: Tensor) -> Tensor:  # (R, C) -> (1, C, 1, R)
 
 
 def _convolve(x: Tensor, packed: Tensor, groups: int) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._convolution_pointwise(
+    product: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
         _image(x), packed, None, *_POINT, groups, "none", [], ""
     )
-    return product[0, :, 0].t()
+    return product.as_strided((len(x), product.shape[1]), (product.stride(3), product.stride(1)))
 
 
 def _convolve_into(out: Tensor, x: Tensor, packed: Tensor, groups: int) -> None:
-    torch.ops.mkldnn._convolution_pointwise_(
+    torch.ops.mkldnn._convolution_pointwise_.binary(
         _image(out), _image(x), packed, None, *_POINT, groups, "add", 1.0, None, [], None
     )
 

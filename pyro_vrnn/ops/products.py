@@ -1,235 +1,240 @@
 r"""
-The products of an unrolled network, in the layout that its kernels keep gates in.
+The products of an unrolled network with its weights: for all steps at once, or for one step.
 
-Gates stand in a buffer ``(B, T, M, F)``: B matrices of M rows, each made by one matrix of weights.
-
-=================================  ==========  =====  ========
-weights                            B           M      F
-=================================  ==========  =====  ========
-a mask for each gate ("untied")    G           N      H
-one mask for all gates, or none    1           N      G*H
-S particles                        S           N      G*H
-=================================  ==========  =====  ========
-
-A product adds :math:`W x` to such a buffer for all steps at once, or for one step, and turns the
-gradient of the buffer into those of its input and weights. Nothing here records gradients.
+Gates stand in rows, ``(t, N, G*H)``, or ``(S, t, N, G*H)`` with S particles. The product of one
+step is added to such rows; backward, the gradient of the rows is turned into those of the input and
+of the weights. Nothing here records gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 
 import torch
 from torch import Tensor
 
-from pyro_vrnn.ops.gemm import times_transpose, uses_onednn
+from pyro_vrnn.ops.gemm import GroupedWeight, times_transpose
 from pyro_vrnn.ops.weights import MaskedWeight
 
-_PIECE_ROWS = 2048  # rows of a temporary in products over all steps, so that it stays in the cache
-
-WeightGrads = tuple[Tensor | None, Tensor | None]  # of loc and of noise
+WeightGrads = tuple[Tensor, Tensor | None]  # of loc and of noise
 
 
 class MaskedProduct:
-    """Weights ``M diag(z_n) + E`` (or a plain M) on inputs ``(*, N, D)``."""
+    r"""
+    Weights ``M diag(z_n) + E`` (or a plain M) on inputs ``(*, N, D)``.
 
-    def __init__(self, weight: Tensor | MaskedWeight, matrices: int) -> None:
+    K masks, one for each gate ("untied") or for all (K = 1), make K products with inputs of their
+    own. Where there is noise, the input without a mask stands beside each of them, and the weights
+    are ``[M E]``: inputs are C = D or 2*D wide.
+    """
+
+    def __init__(self, weight: Tensor | MaskedWeight) -> None:
         loc, mask, noise = weight if isinstance(weight, MaskedWeight) else (weight, None, None)
-        self.matrices = matrices
-        self.rows = loc.shape[0] // matrices
-        self.loc = loc.unflatten(0, (matrices, self.rows))  # (B, F, D)
-        self.noise = None if noise is None else noise.unflatten(0, (matrices, self.rows))
-        # (1 or B, N, D)
-        self.mask = None if mask is None else mask.transpose(0, 1).contiguous()
-        self._step_mask = None if mask is None else self.mask.expand(matrices, -1, -1)
+        groups = 1 if mask is None else mask.shape[1]
+        # Masks of one gate, and of all sequences of a step, are to be together in memory.
+        self._mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
+        self._columns = loc.shape[-1]
+        weight = loc if noise is None else torch.cat([loc, noise], -1)
+        self._weight = weight.unflatten(0, (groups, -1))  # (K, F, C)
+        self._forward: dict[int, _StepForward] = {}
+        self._backward: dict[int, _StepBackward] = {}
 
-    def _masked(self, x: Tensor, k: int, out: Tensor) -> Tensor:  # (t, N, D) -> (t*N, D)
-        """Return the k-th product's input, in memory that is used again."""
-        if self.mask is None:
-            return x.flatten(0, 1)
-        if k == 0 or len(self.mask) > 1:
-            torch.mul(x, self.mask[k if len(self.mask) > 1 else 0], out=out.view_as(x))
-        return out
+    @functools.cached_property
+    def _transposed(self) -> Tensor:  # (K, C, F)
+        return self._weight.mT.contiguous()
 
     def fill(
         self,
-        x: Tensor,  # (T, N, D)
-        out: Tensor,  # (B, T, N, F), written over
-        bias: Tensor | None,  # (B*F,)
+        x: Tensor,  # (t, N, D)
+        out: Tensor,  # (t, N, G*H), written over
+        bias: Tensor | None,  # (G*H,)
     ) -> None:
         """Write the product for all steps."""
-        biases = [None] * self.matrices if bias is None else bias.unflatten(0, (-1, self.rows))
-        scratch = _Scratch(x)
-        for steps in _pieces(x):
-            piece = x[steps]
-            plain = piece.flatten(0, 1)
-            for k in range(self.matrices):
-                masked = self._masked(piece, k, scratch.rows(plain))
-                into = out[k, steps].flatten(0, 1)
-                into.copy_(times_transpose(masked, self.loc[k], biases[k]))
-                if self.noise is not None:
-                    into.add_(times_transpose(plain, self.noise[k]))
+        groups, _, width = self._weight.shape
+        rows = out.flatten(0, 1).chunk(groups, -1)
+        biases = [None] * groups if bias is None else bias.chunk(groups)
+        inputs = x if self._mask is None else x.new_empty(*x.shape[:-1], width)
+        if width > self._columns:
+            inputs[..., self._columns :] = x
+        for k, (into, bias_k) in enumerate(zip(rows, biases, strict=True)):
+            if self._mask is not None:
+                torch.mul(x, self._mask[k], out=inputs[..., : self._columns])
+            flat = inputs.reshape(-1, width)
+            into.copy_(times_transpose(flat, self._transposed[k].t(), bias_k))
 
-    def input_grad(self, grad: Tensor, dims: int) -> Tensor:  # (B, T, N, F) -> (T, N, D)
-        """Turn the gradient for all steps into the input's."""
-        result = grad.new_empty(*grad.shape[1:3], self.loc.shape[-1])
-        for steps in _pieces(result):
-            total: Tensor | None = None
-            for k in range(self.matrices):
-                rows = grad[k, steps].flatten(0, 1)
-                part = times_transpose(rows, self.loc[k].t()).view_as(result[steps])
-                if self.mask is not None:
-                    part.mul_(self.mask[k if len(self.mask) > 1 else 0])
-                if self.noise is not None:
-                    part.add_(times_transpose(rows, self.noise[k].t()).view_as(part))
-                total = part if total is None else total.add_(part)
-            result[steps] = total
-        return result
-
-    def weight_grad(
-        self,
-        grad: Tensor,  # (B, T, N, F)
-        x: Tensor,  # (T, N, D)
-        *,
-        noise_too: bool,
-    ) -> WeightGrads:
-        """Return the gradients of loc and noise, each from one product over all steps."""
-        for_loc = torch.zeros_like(self.loc, memory_format=torch.contiguous_format)
-        for_noise = torch.zeros_like(for_loc) if noise_too else None
-        scratch, inputs, gates = _Scratch(x), _Scratch(x), _Scratch(grad[0])
-        for steps in _pieces(x):
-            piece = x[steps]
-            plain = piece.flatten(0, 1)
-            for k in range(self.matrices):
-                masked = self._masked(piece, k, scratch.rows(plain))
-                rows = gates.transposed(grad[k, steps].flatten(0, 1))
-                for_loc[k] += times_transpose(rows, inputs.transposed(masked))
-                if for_noise is not None:
-                    for_noise[k] += times_transpose(rows, inputs.transposed(plain))
-        return for_loc.flatten(0, 1), None if for_noise is None else for_noise.flatten(0, 1)
-
-    def prepare_steps(self, num_sequences: int) -> None:
-        """Lay out what the products of single steps use again and again."""
-        weight = self.loc if self.noise is None else torch.cat([self.loc, self.noise], -1)
-        self._step_weight = weight  # (B, F, D or 2D)
-        self._step_input = weight.new_empty(self.matrices, num_sequences, weight.shape[-1])
-        self._one_by_one = uses_onednn(weight, num_sequences * weight[0].numel())
-        self._transposed = weight.mT
-        if self._one_by_one:  # oneDNN is a quarter faster with the inputs' dim first in memory
-            self._transposed = self._transposed.contiguous()
-
-    def step(self, h: Tensor, out: Tensor) -> None:  # (n, D), (B, n, F)
-        """Add the product of one step for the first n sequences."""
-        n, columns = h.shape
-        if self._step_mask is None and self.noise is None:
-            x = h.expand(self.matrices, n, columns)
-        else:
-            x = self._step_input[:, :n]
-            first = x if self.noise is None else x[..., :columns]
-            if self._step_mask is None:
-                first.copy_(h)
-            else:
-                torch.mul(h, self._step_mask[:, :n], out=first)
-            if self.noise is not None:
-                x[..., columns:] = h
-        if self._one_by_one:
-            for k in range(self.matrices):
-                out[k].add_(times_transpose(x[k], self._transposed[k].t()))
-        else:
-            out.baddbmm_(x, self._transposed)
-
-    def step_grad(self, grad: Tensor) -> Tensor:  # (B, n, F) -> (n, D)
-        """Turn the gradient of one step into the input's."""
-        n = grad.shape[1]
+    def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (t, N, G*H), (t, N, D)
+        """Write the input's gradient from the rows' for all steps."""
         total: Tensor | None = None
-        if self._one_by_one:
-            for k in range(self.matrices):
-                part = self._unmask(times_transpose(grad[k], self._step_weight[k].t()), k, n)
+        for k, gate in enumerate(rows.flatten(0, 1).chunk(len(self._weight), -1)):
+            product = times_transpose(gate, self._weight[k].t())
+            parts = product.view(*out.shape[:-1], -1, self._columns).unbind(2)
+            if self._mask is not None:
+                parts[0].mul_(self._mask[k])
+            for part in parts:
                 total = part if total is None else total.add_(part)
-            assert total is not None
-            return total
-        product = self._unmask(torch.bmm(grad, self._step_weight), slice(None), n)
-        return product[0] if self.matrices == 1 else product.sum(0)
+        assert total is not None
+        out.copy_(total)
 
-    def _unmask(self, product: Tensor, k: int | slice, n: int) -> Tensor:
-        """Turn the gradient of the masked input (and of the input to the noise) into the input's."""
-        columns = self.loc.shape[-1]
-        first = product if self.noise is None else product[..., :columns]
-        if self._step_mask is not None:
-            first.mul_(self._step_mask[k, :n] if isinstance(k, int) else self._step_mask[:, :n])
-        return first if self.noise is None else first.add_(product[..., columns:])
+    @staticmethod
+    def left_factor(rows: Tensor) -> Tensor:  # (t, N, G*H) -> (G*H, t*N)
+        """Lay out the rows' gradient for :meth:`weight_grad`."""
+        return rows.flatten(0, 1).t().contiguous()
+
+    def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:  # (t, N, D)
+        """Return the gradients of loc and noise, from products over all steps."""
+        plain = x.reshape(-1, self._columns)
+        for_noise = times_transpose(left, plain.t()) if noise_too else None
+        if self._mask is None:
+            return times_transpose(left, plain.t()), for_noise
+        masked = torch.empty_like(plain)
+        parts = []
+        for mask, gate in zip(self._mask, left.chunk(len(self._mask)), strict=True):
+            torch.mul(x, mask, out=masked.view_as(x))
+            parts.append(times_transpose(gate, masked.t()))
+        return parts[0] if len(parts) == 1 else torch.cat(parts), for_noise
+
+    def _forward_step(self, h: Tensor, n: int) -> _StepForward:
+        rows = _rounded(n, len(h))
+        if rows not in self._forward:
+            self._forward[rows] = _StepForward(self._weight, self._mask, self._columns, rows)
+        return self._forward[rows]
+
+    def add(self, h: Tensor, out: Tensor, n: int) -> None:  # (N, D), (N, G*H)
+        """Add the product of one step for the first n sequences; the other rows are not used."""
+        step = self._forward_step(h, n)
+        step.weight.add(step.inputs(h), _first(out, step.rows))
+
+    def times(self, h: Tensor, n: int) -> Tensor:  # (N, D) -> (n or more, G*H)
+        """Return that product."""
+        step = self._forward_step(h, n)
+        return step.weight.times(step.inputs(h))
+
+    def times_weight(self, grad: Tensor, out: Tensor) -> Tensor:  # (N, G*H), (n, D)
+        """Write the gradient of h, for the first n sequences, from that of the product."""
+        rows = _rounded(len(out), len(grad))
+        if rows not in self._backward:
+            self._backward[rows] = _StepBackward(self._transposed, self._mask, self._columns, rows)
+        return self._backward[rows].write(grad, out)
+
+
+def _rounded(n: int, num_sequences: int) -> int:
+    """Round a number of rows up to one of few, as each has weights that are laid out for it."""
+    if n == num_sequences:
+        return n
+    quarter = -(-num_sequences // 4)
+    return min(-(-n // quarter) * quarter, num_sequences)
+
+
+def _first(x: Tensor, n: int) -> Tensor:
+    return x if len(x) == n else x[:n]
+
+
+class _StepForward:
+    """The inputs of one step, in memory that the next step uses again."""
+
+    def __init__(
+        self,
+        weight: Tensor,  # (K, F, C)
+        mask: Tensor | None,  # (K, N, D)
+        columns: int,  # D
+        rows: int,
+    ) -> None:
+        groups, _, width = weight.shape
+        self.rows = rows
+        self.weight = GroupedWeight(weight, rows)
+        self._mask = None if mask is None else mask[:, :rows]
+        if mask is not None:
+            memory = weight.new_empty(rows, groups, width)
+            self._flat = memory.flatten(1)
+            self._masked = memory[..., :columns].transpose(0, 1)
+            self._plain = memory[..., columns:].transpose(0, 1) if width > columns else None
+
+    def inputs(self, h: Tensor) -> Tensor:  # (N, D) -> (R, K*C)
+        h = _first(h, self.rows)
+        if self._mask is None:
+            return h
+        torch.mul(h, self._mask, out=self._masked)
+        if self._plain is not None:
+            self._plain.copy_(h)
+        return self._flat
+
+
+class _StepBackward:
+    """The way back."""
+
+    def __init__(
+        self,
+        transposed: Tensor,  # (K, C, F)
+        mask: Tensor | None,  # (K, N, D)
+        columns: int,
+        rows: int,
+    ) -> None:
+        self._weight = GroupedWeight(transposed, rows)
+        self._rows, self._columns, self._has_noise = rows, columns, transposed.shape[1] > columns
+        # (R, K, D)
+        self._mask = None if mask is None else mask[:, :rows].transpose(0, 1).contiguous()
+
+    def write(self, grad: Tensor, out: Tensor) -> Tensor:  # (N, G*H), (n, D)
+        product = self._weight.times(_first(grad, self._rows))
+        if self._mask is None:
+            return out.copy_(_first(product, len(out)))
+        parts = product.view(self._rows, -1, self._columns)  # (R, K or K*2, D)
+        masked = parts[:, ::2] if self._has_noise else parts
+        masked.mul_(self._mask)
+        return torch.sum(_first(parts, len(out)), 1, out=out)
 
 
 class BatchedProduct:
     """Weights ``(S, F, D)``, or ``(F, D)`` for all S particles, on inputs ``(S, *, N, D)``."""
 
     def __init__(self, weight: Tensor, particles: int) -> None:
-        self.weight = weight
-        self.shared = weight.dim() == 2
-        self._batch = weight.expand(particles, *weight.shape) if self.shared else weight
+        self._weight = weight
+        self._shared = weight.dim() == 2
+        self._batch = weight.expand(particles, *weight.shape) if self._shared else weight
 
     def fill(
         self,
-        x: Tensor,  # (T, N, D) or (S, T, N, D)
-        out: Tensor,  # (S, T, N, F), written over
+        x: Tensor,  # (t, N, D) or (S, t, N, D)
+        out: Tensor,  # (S, t, N, F), written over
         bias: Tensor | None,  # (F,) or (S, F)
     ) -> None:
         """Write the product for all steps."""
         rows = out.flatten(1, 2)
-        if self.shared and x.dim() == 3:
-            rows.copy_(times_transpose(x.flatten(0, 1), self.weight).expand_as(rows))
-        elif self.shared:
-            rows.copy_(times_transpose(x.flatten(0, 2), self.weight).view_as(rows))
+        if self._shared and x.dim() == 3:
+            rows.copy_(times_transpose(x.flatten(0, 1), self._weight).expand_as(rows))
+        elif self._shared:
+            rows.copy_(times_transpose(x.flatten(0, 2), self._weight).view_as(rows))
         else:
             torch.bmm(self._spread(x), self._batch.mT, out=rows)
         if bias is not None:
             rows.add_(bias.unsqueeze(-2))
 
-    def _spread(self, x: Tensor) -> Tensor:  # (S, T*N, D)
+    def _spread(self, x: Tensor) -> Tensor:  # (S, t*N, D)
         return x.flatten(-3, -2).expand(len(self._batch), -1, -1)
 
-    def input_grad(self, grad: Tensor, dims: int) -> Tensor:  # (S, T, N, F)
-        """Turn the gradient for all steps into the input's, (T, N, D) or (S, T, N, D)."""
-        product = torch.bmm(grad.flatten(1, 2), self._batch).unflatten(1, grad.shape[1:3])
-        return product.sum(0) if dims == 3 else product
+    def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (S, t, N, F)
+        """Write the input's gradient for all steps, (t, N, D) or (S, t, N, D)."""
+        product = torch.bmm(rows.flatten(1, 2), self._batch).unflatten(1, rows.shape[1:3])
+        out.copy_(product.sum(0) if out.dim() == 3 else product)
 
-    def weight_grad(self, grad: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:
+    @staticmethod
+    def left_factor(rows: Tensor) -> Tensor:  # (S, t, N, F) -> (S, F, t*N)
+        """Lay out the rows' gradient for :meth:`weight_grad`."""
+        return rows.flatten(1, 2).mT
+
+    def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:
         """Return the weights' gradient, from one product over all steps."""
-        product = torch.bmm(grad.flatten(1, 2).mT, self._spread(x))
-        return product.sum(0) if self.shared else product, None
+        product = torch.bmm(left, self._spread(x))
+        return product.sum(0) if self._shared else product, None
 
-    def prepare_steps(self, num_sequences: int) -> None:
-        """Do nothing: the weights are laid out as steps use them."""
+    def add(self, h: Tensor, out: Tensor, n: int) -> None:  # (S, N, D), (S, N, F)
+        """Add the product of one step for the first n sequences."""
+        out[:, :n].baddbmm_(h[:, :n], self._batch.mT)
 
-    def step(self, h: Tensor, out: Tensor) -> None:  # (S, n, D), (S, n, F)
-        """Add the product of one step."""
-        out.baddbmm_(h, self._batch.mT)
+    def times(self, h: Tensor, n: int) -> Tensor:  # (S, N, D) -> (S, n, F)
+        """Return that product."""
+        return torch.bmm(h[:, :n], self._batch.mT)
 
-    def step_grad(self, grad: Tensor) -> Tensor:  # (S, n, F) -> (S, n, D)
-        """Turn the gradient of one step into the input's."""
-        return torch.bmm(grad, self._batch)
-
-
-class _Scratch:
-    """Memory for one piece of steps, used again for the next: fresh memory costs more than a copy."""
-
-    def __init__(self, x: Tensor) -> None:  # (T, N, D)
-        rows = min(x.shape[0], _piece_steps(x)) * x.shape[1]
-        self._memory = x.new_empty(rows * x.shape[2])
-
-    def rows(self, like: Tensor) -> Tensor:  # (R, D)
-        return self._memory[: like.numel()].view_as(like)
-
-    def transposed(self, x: Tensor) -> Tensor:  # (R, D) -> (D, R)
-        return self._memory[: x.numel()].view(x.shape[1], x.shape[0]).copy_(x.t())
-
-
-def _piece_steps(x: Tensor) -> int:
-    return max(1, _PIECE_ROWS // max(x.shape[1], 1))
-
-
-def _pieces(x: Tensor) -> Iterator[slice]:  # (T, N, D)
-    """Cut the steps into pieces of at most 2,048 rows each."""
-    size = _piece_steps(x)
-    for start in range(0, x.shape[0], size):
-        yield slice(start, start + size)
+    def times_weight(self, grad: Tensor, out: Tensor) -> Tensor:  # (S, N, F), (S, n, D)
+        """Write the gradient of h, for the first n sequences, from that of the product."""
+        return torch.bmm(grad[:, : out.shape[1]], self._batch, out=out)

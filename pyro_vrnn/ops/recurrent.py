@@ -12,8 +12,8 @@ Three paths compute the same thing:
     CPU that kernel accepts weights with more dimensions, uses the first matrix and ignores the
     rest without an error.
 ``"unrolled"``
-    hand-written forward and backward passes, for masks (:class:`~pyro_vrnn.ops.weights.MaskedWeight`)
-    and particles.
+    hand-written forward and backward passes, for masks
+    (:class:`~pyro_vrnn.ops.weights.MaskedWeight`) and particles.
 
 Shapes (T time, N sequences, D input, H hidden, S particles, L layers, R directions):
 ``x`` is ``(T, N, D)`` or ``(S, T, N, D)``, a state is ``(L*R, N, H)`` or ``(L*R, S, N, H)``.

@@ -2,26 +2,31 @@ r"""
 Recurrent layers by hand-written forward and backward passes.
 
 For weights that no library kernel takes: a mask for each sequence
-(:class:`~pyro_vrnn.ops.weights.MaskedWeight`), or S particles. The input's product is made for all
-steps at once, the activated gates are kept, and each weight gradient is one product over all steps.
-A second derivative is refused; the reference path has one.
+(:class:`~pyro_vrnn.ops.weights.MaskedWeight`), or S particles. Forward, the input's product is made
+for a piece of steps at a time, right before these steps; the activated gates are kept. Backward,
+each weight gradient is one product over a window of many steps, for which the gates' gradients wait
+in memory that the next window uses again. A second derivative is refused; the reference path has
+one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vrnn.ops.cell_kernels import KERNELS, Gates, Steps
+from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import GATES, State
 from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct
 from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight
 
-_WINDOW = 2**20  # gates held at a time where no gradient needs them all
+# Rows of sequences and steps, and numbers in their gates: for what is to stay in the cache ...
+_PIECE = (512, 2**20)
+# ... and for the weights' gradients, whose products want as many rows as memory allows.
+_WINDOW = (1024, 2**22)
 
 Weight = Tensor | MaskedWeight
 
@@ -41,6 +46,13 @@ def run_unrolled(
 
     :param int particles: S, or 0 if nothing has a particle dim.
     """
+    if torch.is_autocast_enabled(x.device.type):  # these passes know one dtype, the weights'
+        dtype = _dtype(weights[0].weight_hh)
+        with torch.autocast(x.device.type, enabled=False):
+            return run_unrolled(
+                *(mode, x.to(dtype), tuple(s.to(dtype) for s in state), weights),
+                particles=particles, bidirectional=bidirectional, lengths=lengths,
+            )  # fmt: skip
     order: Tensor | None = None
     running: Tensor | None = None
     active: list[int] | None = None
@@ -82,11 +94,16 @@ def _reorder(layer: LayerWeights, order: Tensor) -> LayerWeights:
     return layer._replace(weight_ih=ih, weight_hh=hh)
 
 
+def _dtype(weight: Weight) -> torch.dtype:
+    return weight.loc.dtype if isinstance(weight, MaskedWeight) else weight.dtype
+
+
 def _run_layer(
     mode: str, x: Tensor, state: State, weights: LayerWeights, steps: Steps, particles: int
 ) -> tuple[Tensor, State]:
-    groups = {w.mask.shape[1] for w in weights[:2] if isinstance(w, MaskedWeight)} or {1}
-    if not groups <= {1, GATES[mode]}:
+    masked = [w for w in weights[:2] if isinstance(w, MaskedWeight)]
+    groups = {w.mask.shape[1] for w in masked} - {1, GATES[mode]}
+    if groups:
         raise ValueError(
             f"Expected masks for 1 or {GATES[mode]} parts of the rows (the gates), got {groups}."
         )
@@ -95,8 +112,12 @@ def _run_layer(
         for w in (weights.weight_ih, weights.weight_hh)
     )
     tensors = (x, *ih, *hh, weights.bias_ih, weights.bias_hh, *state)
+    dtypes = {t.dtype for t in tensors if t is not None}
+    if len(dtypes) > 1:  # a product into memory of another dtype would pass, rounded
+        names = sorted(str(d) for d in dtypes)
+        raise ValueError(f"Expected input, state and weights of one dtype, got {', '.join(names)}.")
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    layer = _Layer(mode, steps, particles, max(groups), save)
+    layer = _Layer(mode, steps, particles, save)
     output, *final = _Unrolled.apply(layer, *tensors)  # type: ignore[no-untyped-call]
     return output, tuple(final)
 
@@ -108,26 +129,39 @@ class _Layer:
     mode: str
     steps: Steps
     particles: int  # S, or 0 for none
-    matrices: int  # products, with rows and masks of their own, that a step is made of
     save: bool  # whether a gradient will be asked for
+
+    @property
+    def num_gates(self) -> int:
+        return GATES[self.mode]
 
     def product(self, weight: Tensor, mask: Tensor | None, noise: Tensor | None) -> Any:
         if self.particles:
             return BatchedProduct(weight, self.particles)
-        return MaskedProduct(
-            weight if mask is None else MaskedWeight(weight, mask, noise), self.matrices
-        )
+        return MaskedProduct(weight if mask is None else MaskedWeight(weight, mask, noise))
 
-    def new_gates(self, like: Tensor, hidden: int, num_steps: int) -> Gates:
-        rows = GATES[self.mode] * hidden // (1 if self.particles else self.matrices)
-        matrices = self.particles or self.matrices
-        buffer = like.new_empty(matrices, num_steps, self.steps.num_sequences, rows)
-        return self.gates(buffer)
+    def windows(
+        self, size: tuple[int, int], rows: Tensor, within: slice | None = None
+    ) -> list[slice]:
+        """Cut the steps by the size of their ``rows``, in the order of the recurrence."""
+        num_rows, numbers = size
+        by_rows = num_rows // max(rows.shape[-2], 1)
+        by_numbers = numbers // max(rows[..., 0, :, :].numel(), 1)
+        return self.steps.windows(min(by_rows, by_numbers), within)
 
-    def gates(self, buffer: Tensor) -> Gates:
-        return Gates(buffer, GATES[self.mode], bool(self.particles))
+    def rows(self, like: Tensor, hidden: int, num_steps: int) -> Tensor:
+        """Return memory for gates, (*, t, N, G*H)."""
+        leading = (self.particles,) if self.particles else ()
+        shape = (num_steps, self.steps.num_sequences, self.num_gates * hidden)
+        return like.new_empty(*leading, *shape)
 
-    def new_extra(self, h: Tensor, state: State) -> Tensor | Sequence[Tensor]:
+    def gates(self, h: Tensor) -> Tensor | None:
+        """Return room for the activated gates: of all steps, or of one after the other."""
+        if not self.save and not KERNELS[self.mode].keeps_gates:
+            return None
+        return h.new_empty(self.num_gates, self.steps.num_steps if self.save else 1, *h.shape[1:])
+
+    def extra(self, h: Tensor, state: State) -> Tensor | Sequence[Tensor]:
         """Return room for what a cell keeps besides h: an LSTM's c, a GRU's recurrent part of n."""
         steps = self.steps
         if self.mode == "LSTM":
@@ -139,16 +173,8 @@ class _Layer:
             c[steps.first].copy_(state[1])
             return c
         if self.mode == "GRU":
-            return torch.empty_like(h[1:] if self.save else h[:1])
+            return torch.empty_like(h[1:]) if self.save else [torch.empty_like(h[0])] * len(h)
         return ()
-
-    def windows(self, numbers_a_step: int) -> Iterator[slice]:
-        """Yield all steps, or pieces of bounded memory, in the order of the recurrence."""
-        steps = self.steps
-        size = steps.num_steps if self.save else max(1, _WINDOW // max(numbers_a_step, 1))
-        starts = range(0, steps.num_steps, size)
-        for start in reversed(starts) if steps.reverse else starts:
-            yield slice(start, min(start + size, steps.num_steps))
 
     def biases(
         self, bias_ih: Tensor | None, bias_hh: Tensor | None, hidden: int
@@ -180,37 +206,33 @@ class _Unrolled(torch.autograd.Function):
         *state: Tensor,
     ) -> tuple[Tensor, ...]:
         kernel, steps, hidden = KERNELS[layer.mode], layer.steps, weight_hh.shape[-1]
-        shape = (*((layer.particles,) if layer.particles else ()), steps.num_sequences, hidden)
-        h = x.new_empty(steps.num_steps + 1, *shape)
+        leading = (layer.particles,) if layer.particles else ()
+        h = x.new_empty(steps.num_steps + 1, *leading, steps.num_sequences, hidden)
         h[steps.first] = state[0]
-        extra = layer.new_extra(h, state)
+        extra, gates = layer.extra(h, state), layer.gates(h)
         from_input = layer.product(weight_ih, mask_ih, noise_ih)
         recurrent = layer.product(weight_hh, mask_hh, noise_hh)
-        recurrent.prepare_steps(steps.num_sequences)
         bias, bias_n = layer.biases(bias_ih, bias_hh, hidden)
-        states = h.unbind(0)
-        gates: Gates | None = None
-        for window in layer.windows(GATES[layer.mode] * h[0].numel()):
+        states, extras = h.unbind(0), extra.unbind(0) if isinstance(extra, Tensor) else extra
+        rows = layer.rows(x, hidden, 1)
+        for window in layer.windows(_PIECE, rows):
             num_steps = window.stop - window.start
-            if gates is None or gates.buffer.shape[1] != num_steps:
-                gates = layer.new_gates(x, hidden, num_steps)
-            from_input.fill(x.narrow(-3, window.start, num_steps), gates.buffer, bias)
-            kernel.forward(
-                steps.forward(window), window.start, gates, states, extra, recurrent, bias_n
-            )
-        assert gates is not None
+            if rows.shape[-3] != num_steps:
+                rows = layer.rows(x, hidden, num_steps)
+            from_input.fill(x.narrow(-3, window.start, num_steps), rows, bias)
+            kernel.forward(steps, window, rows, gates, states, extras, recurrent, bias_n)
         if layer.save:
             ctx.set_materialize_grads(False)
             ctx.layer = layer
             ctx.save_for_backward(
                 *(x, weight_ih, mask_ih, noise_ih, weight_hh, mask_hh, noise_hh, bias_ih, bias_hh),
                 *(h, extra if isinstance(extra, Tensor) else None),
-                *(gates.buffer if kernel.keeps_gates else None, *state),
+                *(gates if kernel.keeps_gates else None, *state),
             )
         last = [h[steps.last].clone()]
         if layer.mode == "LSTM":
             last.append(extra[steps.last].clone())
-        output = h[steps.new]
+        output = h[steps.new(slice(0, steps.num_steps))]
         return output.transpose(0, 1) if layer.particles else output, *last
 
     @staticmethod
@@ -220,56 +242,128 @@ class _Unrolled(torch.autograd.Function):
                 "Expected one differentiation of a recurrent layer on the unrolled path, got "
                 "create_graph=True: only path='reference' has a second derivative."
             )
-        layer: _Layer = ctx.layer
-        x, *ih, weight_hh, mask_hh, noise_hh, bias_ih, bias_hh = ctx.saved_tensors[:9]
-        h, extra, buffer, *state = ctx.saved_tensors[9:]
-        kernel, steps = KERNELS[layer.mode], layer.steps
-        recurrent = layer.product(weight_hh, mask_hh, noise_hh)
-        recurrent.prepare_steps(steps.num_sequences)
-        if buffer is None:
-            gates = layer.new_gates(h, weight_hh.shape[-1], steps.num_steps)
-        else:
-            gates = layer.gates(buffer)
-        outputs = grads[0]
-        if outputs is not None and layer.particles:
-            outputs = outputs.transpose(0, 1)
-        of_last = [torch.zeros_like(h[0]) if g is None else g.clone() for g in grads[1:]]
-        for_input, for_recurrent, of_first = kernel.backward(
-            steps, gates, h, extra, recurrent, outputs, of_last
-        )
-        from_input = layer.product(*ih)
-        old = h[steps.old]
-        needs_x, *needs = ctx.needs_input_grad[1:]
+        backward = _Backward(ctx.layer, ctx.saved_tensors, grads, ctx.needs_input_grad[1:])
+        with torch.autocast(backward.h.device.type, enabled=False):
+            return None, *backward.run()
+
+
+class _Backward:
+    """
+    The backward pass of a layer, window by window.
+
+    What it writes over is its own: the saved tensors may serve a second backward pass.
+    """
+
+    def __init__(
+        self,
+        layer: _Layer,
+        saved: Sequence[Tensor],  # as saved by the forward pass
+        grads: Sequence[Tensor | None],  # of the outputs and the last state
+        needs: Sequence[bool],  # which of the forward pass's tensors need a gradient
+    ) -> None:
+        self.layer, self.needs = layer, needs
+        self.x, *ih, weight_hh, mask_hh, noise_hh, self.bias_ih, self.bias_hh = saved[:9]
+        self.h, self.extra, self.gates, *self.state = saved[9:]
+        self.hidden = self.h.shape[-1]
+        self.from_input = layer.product(*ih)
+        self.recurrent = layer.product(weight_hh, mask_hh, noise_hh)
+        self.outputs = self._time_first(grads[0])
+        self.of_state = [torch.zeros_like(self.h[0]) if g is None else g.clone() for g in grads[1:]]
+        self.for_x = self.x.new_empty(self.x.shape) if needs[0] else None
+        self.sums = _Sums()
+
+    def _time_first(self, x: Any) -> Any:  # (S, T, N, H) <-> (T, S, N, H)
+        return x if x is None or not self.layer.particles else x.transpose(0, 1)
+
+    def run(self) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the forward pass's tensors."""
+        one_step = self.layer.rows(self.h, self.hidden, 1)
+        for window in reversed(self.layer.windows(_WINDOW, one_step)):
+            num_steps = window.stop - window.start
+            rows = self.layer.rows(self.h, self.hidden, num_steps)
+            inner = None
+            if self.layer.mode == "GRU":
+                inner = self.h.new_empty(num_steps, *self.h.shape[1:])
+            for piece in reversed(self.layer.windows(_PIECE, one_step, window)):
+                self._run_steps(piece, window, rows, inner)
+            self._multiply(window, rows, inner)
+        of = self.sums.of
         return (
-            None,
-            from_input.input_grad(for_input, x.dim()) if needs_x else None,
-            *_weight_grads(from_input, for_input, x, needs[:3]),
-            *_weight_grads(
-                recurrent,
-                for_recurrent,
-                old.transpose(0, 1) if layer.particles else old,
-                needs[3:6],
+            *(self.for_x, of("weight_ih"), None, of("noise_ih")),
+            *(of("weight_hh"), None, of("noise_hh"), of("bias_ih"), of("bias_hh")),
+            *(
+                grad if grad.dim() == state.dim() else grad.sum(0)
+                for grad, state in zip(self.of_state, self.state, strict=True)
             ),
-            _bias_grad(for_input, bias_ih, needs[6]),
-            _bias_grad(for_recurrent, bias_hh, needs[7]),
-            *(g if s.dim() == g.dim() else g.sum(0) for g, s in zip(of_first, state, strict=True)),
         )
 
+    def _run_steps(self, part: slice, window: slice, rows: Tensor, inner: Tensor | None) -> None:
+        """Write the gates' gradients of some steps of a window."""
+        here = slice(part.start - window.start, part.stop - window.start)
+        piece = Piece(
+            steps=self.layer.steps,
+            window=part,
+            gates=None if self.gates is None else self.gates[:, part],
+            h=self.h,
+            extra=self.extra,
+            outputs=self.outputs,
+            rows=rows[..., here, :, :],
+            inner=None if inner is None else inner[here],
+        )
+        KERNELS[self.layer.mode].backward(piece, self.recurrent, self.of_state)
 
-def _weight_grads(
-    product: MaskedProduct | BatchedProduct, grad: Tensor, x: Tensor, needs: Sequence[bool]
-) -> tuple[Tensor | None, None, Tensor | None]:
-    if not needs[0] and not needs[2]:
-        return None, None, None
-    loc, noise = product.weight_grad(grad, x, noise_too=needs[2])
-    return loc, None, noise
+    def _multiply(self, window: slice, rows: Tensor, inner: Tensor | None) -> None:
+        """Turn the gates' gradients of a window into those of weights, biases and input."""
+        sums, needs = self.sums, self.needs
+        old = self._time_first(self.h[self.layer.steps.old(window)])
+        left = sums.add_weights("hh", self.recurrent, rows, old, needs[4:7], None)
+        sums.add_bias("bias_hh", rows, self.bias_hh, needs[8])
+        if inner is not None:  # only here do the input's and the recurrent product part
+            gate_major(rows, self.layer.num_gates)[-1].copy_(inner)
+            left = None
+        start, num_steps = window.start, window.stop - window.start
+        x = self.x.narrow(-3, start, num_steps)
+        sums.add_weights("ih", self.from_input, rows, x, needs[1:4], left)
+        sums.add_bias("bias_ih", rows, self.bias_ih, needs[7])
+        if self.for_x is not None:
+            self.from_input.input_grad(rows, self.for_x.narrow(-3, start, num_steps))
 
 
-def _bias_grad(grad: Tensor, bias: Tensor | None, needed: bool) -> Tensor | None:
-    if bias is None or not needed:
-        return None
-    total = grad.sum((1, 2))
-    if bias.dim() == 2:
-        return total
-    # The rows of B matrices are the bias's parts; particles share one bias.
-    return total.flatten() if total.numel() == bias.numel() else total.sum(0)
+class _Sums:
+    """Gradients of weights and biases, summed over windows."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, Tensor] = {}
+
+    def of(self, name: str) -> Tensor | None:
+        return self._totals.get(name)
+
+    def _add(self, name: str, part: Tensor) -> None:
+        total = self._totals.get(name)
+        self._totals[name] = part if total is None else total.add_(part)
+
+    def add_weights(
+        self,
+        name: str,
+        product: MaskedProduct | BatchedProduct,
+        rows: Tensor,
+        x: Tensor,
+        needs: Sequence[bool],  # of loc, mask and noise
+        left: Tensor | None,  # the left factor, if it is there
+    ) -> Tensor | None:
+        """Add a window's products, and return their left factor."""
+        if not needs[0] and not needs[2]:
+            return left
+        if left is None:
+            left = product.left_factor(rows)
+        loc, noise = product.weight_grad(left, x, noise_too=needs[2])
+        self._add(f"weight_{name}", loc)
+        if noise is not None:
+            self._add(f"noise_{name}", noise)
+        return left
+
+    def add_bias(self, name: str, rows: Tensor, bias: Tensor | None, needed: bool) -> None:
+        if bias is None or not needed:
+            return
+        total = rows.flatten(-3, -2).sum(-2)
+        self._add(name, total if total.dim() == bias.dim() else total.sum(0))

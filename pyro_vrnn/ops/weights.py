@@ -2,8 +2,8 @@ r"""
 What a layer's weights may be: tensors, or one weight for every sequence that is never written out.
 
 That one is :math:`W_n = M\, \mathrm{diag}(z_n) + E`. ``M`` and ``E`` are shared by the batch and
-``z_n`` drops input columns for sequence n, so that :math:`W_n x = M (z_n \odot x) + E x`. With untied
-gates each gate's rows have a mask of their own.
+``z_n`` drops input columns for sequence n, so that :math:`W_n x = M (z_n \odot x) + E x`. With
+untied gates each gate's rows have a mask of their own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class MaskedWeight(NamedTuple):
     The parts of N weights (F, D), one for each sequence of a batch.
 
     :param torch.Tensor loc: M, ``(F, D)``.
-    :param torch.Tensor mask: z, ``(N, K, D)``: K = 1, or as many as there are gates; the k-th is for
-        the k-th of K equal parts of the rows. No gradient reaches it.
+    :param torch.Tensor mask: z, ``(N, K, D)``: K = 1, or as many as there are gates; the k-th is
+        for the k-th of K equal parts of the rows. No gradient reaches it.
     :param torch.Tensor noise: E, ``(F, D)``, or None for 0.
     """
 

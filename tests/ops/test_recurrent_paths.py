@@ -1,0 +1,287 @@
+"""The unrolled path against the reference, values and gradients, and which path is taken."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+
+import pytest
+import torch
+
+from pyro_vrnn.ops import gemm, unrolled
+from pyro_vrnn.ops import recurrent as module
+from pyro_vrnn.ops.cells import GATES
+from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
+from pyro_vrnn.ops.weights import MaskedWeight
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+KINDS = ("untied", "tied", "only hh", "ih untied, hh tied", "plain", "particles", "particles of hh")
+modes = pytest.mark.parametrize("mode", list(GATES))
+
+
+class Case:
+    """A stack of layers with leaves, its input and state."""
+
+    def __init__(
+        self, mode, kind, dtype=torch.float64, *, layers=1, two_way=False, bias=True, noise=False,
+        sizes=(5, 3, 4, 6, 2), device="cpu",
+    ):  # fmt: skip
+        torch.manual_seed(1)
+        self.mode, self.two_way, self.leaves = mode, two_way, []
+        self.options = {"dtype": dtype, "device": device}
+        steps, sequences, inputs, hidden, self.particles = sizes
+        gates, directions = GATES[mode], 2 if two_way else 1
+        self.sequences, self.noise, self.hidden = sequences, noise, hidden
+        self.weights = []
+        for layer, _ in itertools.product(range(layers), range(directions)):
+            width = inputs if layer == 0 else hidden * directions
+            rows = gates * hidden
+            ih, hh = self.pair(kind, rows, width, gates)
+            lead = (self.particles,) if kind == "particles" else ()
+            biases = [self.leaf(*lead, rows) for _ in range(2)] if bias else []
+            self.weights.append(LayerWeights(ih, hh, *biases))
+        self.x = self.leaf(steps, sequences, inputs)
+        shape = (layers * directions, sequences, hidden)
+        self.state = tuple(self.leaf(*shape) for _ in range(2 if mode == "LSTM" else 1))
+        if kind.startswith("particles"):
+            self.state = tuple(
+                s.unsqueeze(1).expand(-1, self.particles, -1, -1) for s in self.state
+            )
+
+    def leaf(self, *shape):
+        value = (torch.randn(shape, **self.options) / self.hidden**0.5).requires_grad_()
+        self.leaves.append(value)
+        return value
+
+    def masked(self, rows, columns, groups):
+        mask = torch.bernoulli(torch.full((self.sequences, groups, columns), 0.6, **self.options))
+        noise = self.leaf(rows, columns) if self.noise else None
+        return MaskedWeight(self.leaf(rows, columns), mask, noise)
+
+    def pair(self, kind, rows, width, gates):
+        hidden, lead = self.hidden, (self.particles,)
+        if kind == "untied":
+            return self.masked(rows, width, gates), self.masked(rows, hidden, gates)
+        if kind == "tied":
+            return self.masked(rows, width, 1), self.masked(rows, hidden, 1)
+        if kind == "only hh":
+            return self.leaf(rows, width), self.masked(rows, hidden, gates)
+        if kind == "ih untied, hh tied":
+            return self.masked(rows, width, gates), self.masked(rows, hidden, 1)
+        if kind == "particles":
+            return self.leaf(*lead, rows, width), self.leaf(*lead, rows, hidden)
+        if kind == "particles of hh":
+            return self.leaf(rows, width), self.leaf(*lead, rows, hidden)
+        return self.leaf(rows, width), self.leaf(rows, hidden)
+
+    def run(self, path, lengths=None):
+        """Return output and state, and gradients of all leaves for one fixed direction."""
+        found = self.forward(path, lengths)
+        generator = torch.Generator().manual_seed(2)
+        into = [torch.randn(f.shape, generator=generator).to(f) for f in found]
+        loss = sum((f * w).sum() for f, w in zip(found, into, strict=True))
+        return found, torch.autograd.grad(loss, self.leaves, allow_unused=True)
+
+    def forward(self, path, lengths=None):
+        output, state = recurrent(
+            self.mode, self.x, self.state, self.weights, bidirectional=self.two_way,
+            lengths=lengths, path=path,
+        )  # fmt: skip
+        return [output, *state]
+
+
+def assert_equal(found, expected, dtype):
+    tolerance = TOLERANCE[dtype]
+    for a, b in zip(found, expected, strict=True):
+        if a is not None or b is not None:
+            scale = max(1.0, float(b.detach().abs().max()))
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+def compare(case, dtype, lengths=None):
+    values, grads = case.run("unrolled", lengths)
+    expected, expected_grads = case.run("reference", lengths)
+    assert_equal(values, expected, dtype)
+    assert_equal(grads, expected_grads, dtype)
+    with torch.no_grad():
+        assert_equal(case.forward("unrolled", lengths), expected, dtype)
+
+
+@modes
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [None, [2, 5, 3]], ids=["full", "lengths"])
+@pytest.mark.parametrize("stack", [(1, False), (2, True)], ids=["one layer", "2 layers, 2 ways"])
+def test_values_and_gradients(mode, kind, lengths, stack, dtype, device):
+    layers, two_way = stack
+    lengths = None if lengths is None else torch.tensor(lengths)
+    case = Case(mode, kind, dtype, layers=layers, two_way=two_way, noise=True, device=device)
+    compare(case, dtype, lengths)
+
+
+@modes
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noise", [False, True], ids=["masks", "noise"])
+def test_without_biases(mode, kind, noise):
+    compare(Case(mode, kind, bias=False, noise=noise), torch.float64)
+
+
+SIZES = {"T=1": (1, 3, 4, 6, 2), "N=1": (5, 1, 4, 6, 2), "all equal": (4, 4, 4, 4, 4)}
+
+
+@modes
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_sizes(mode, kind, sizes):
+    compare(Case(mode, kind, sizes=sizes), torch.float64)
+
+
+@modes
+@pytest.mark.parametrize("kind", ["untied", "tied", "only hh", "plain"])
+@pytest.mark.parametrize("noise", [False, True], ids=["masks", "noise"])
+@pytest.mark.parametrize("lengths", [None, [2, 5, 3]], ids=["full", "lengths"])
+def test_products_by_onednn(mode, kind, noise, lengths, monkeypatch):
+    """At the sizes of these tests they would go to torch's products."""
+    monkeypatch.setattr(gemm, "_WORTH", 0)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    compare(Case(mode, kind, torch.float32, noise=noise), torch.float32, lengths)
+
+
+@modes
+@pytest.mark.parametrize("kind", ["untied", "particles"])
+def test_windows_of_steps(mode, kind, monkeypatch):
+    """Two steps at a time, forward and backward: each weight gradient is a sum of windows."""
+    monkeypatch.setattr(unrolled, "_PIECE", (3, 2**20))
+    monkeypatch.setattr(unrolled, "_WINDOW", (6, 2**20))
+    compare(Case(mode, kind, two_way=True, noise=True), torch.float64, torch.tensor([2, 5, 3]))
+
+
+@modes
+def test_a_mask_is_a_weight_for_each_sequence(mode):
+    """The reference itself, against the library's kernel on each sequence's own weights."""
+    case = Case(mode, "untied", noise=True)
+    found = case.forward("reference")
+    for n in range(case.sequences):
+        (layer,) = case.weights
+        own = layer._replace(
+            weight_ih=layer.weight_ih.dense()[n], weight_hh=layer.weight_hh.dense()[n]
+        )
+        state = tuple(s[:, n : n + 1].contiguous() for s in case.state)
+        output, last = recurrent(mode, case.x[:, n : n + 1], state, [own], path="fused")
+        one = [f[:, n : n + 1] for f in found]
+        assert_equal(one, [output, *last], torch.float64)
+
+
+@modes
+def test_masks_drop_columns_not_rows(mode):
+    """A dropped column of weight_hh for all gates hides that unit of h (not what a GRU carries)."""
+    case = Case(mode, "untied")
+    weight = case.weights[0].weight_hh
+    weight.mask[:, :, 2] = 0
+    case.forward("unrolled")[0][0].sum().backward()
+    assert (weight.loc.grad[:, 2] == 0).all()
+    assert (weight.loc.grad[:, 1] != 0).any()
+
+
+def test_a_gru_s_outputs_stay_in_their_range():
+    case = Case("GRU", "untied", sizes=(200, 3, 4, 6, 2))
+    state = (case.state[0].detach().clamp(-1, 1),)
+    weights = [
+        w._replace(weight_hh=w.weight_hh._replace(loc=50 * w.weight_hh.loc)) for w in case.weights
+    ]
+    output, _ = recurrent("GRU", case.x, state, weights)
+    assert output.abs().max() <= 1
+
+
+def test_padding_may_hold_nan():
+    case = Case("LSTM", "untied")
+    lengths = torch.tensor([2, 5, 3])
+    expected, _ = case.run("unrolled", lengths)
+    with torch.no_grad():
+        case.x[3:, 2] = float("nan")
+    found, grads = case.run("unrolled", lengths)
+    assert_equal(found, expected, torch.float64)
+    assert all(torch.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [("untied", "unrolled"), ("particles", "unrolled"), ("plain", "fused")]
+)
+def test_auto_takes_the_fast_path_and_logs_it_once(kind, path, monkeypatch, caplog):
+    taken = []
+    for name in ("run_unrolled", "run_fused", "run_reference"):
+        original = getattr(module, name)
+
+        def spy(*args, name=name, original=original, **kwargs):
+            taken.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, spy)
+    module._log_path.cache_clear()
+    case = Case("LSTM", kind)
+    with caplog.at_level(logging.INFO, logger=module.__name__):
+        case.forward("auto")
+        case.forward("auto")
+    assert taken == [f"run_{path}"] * 2
+    assert [f"the {path} path" in r.getMessage() for r in caplog.records] == [True]
+
+
+@modes
+def test_a_graph_that_is_kept_gives_the_same_gradients_again(mode):
+    case = Case(mode, "untied", noise=True)
+    loss = case.forward("unrolled")[0].square().sum()
+    first = torch.autograd.grad(loss, case.leaves, retain_graph=True, allow_unused=True)
+    second = torch.autograd.grad(loss, case.leaves, allow_unused=True)
+    assert all(a is b or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_outputs_changed_in_place_are_noticed():
+    output = (case := Case("LSTM", "untied")).forward("unrolled")[0]
+    loss = output.sum()
+    with torch.no_grad():
+        output.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, case.leaves)
+
+
+def test_second_derivatives_are_refused():
+    case = Case("LSTM", "untied")
+    loss = case.forward("unrolled")[0].square().sum()
+    with pytest.raises(NotImplementedError, match=r"Expected one differentiation .*'reference'"):
+        torch.autograd.grad(loss, case.x, create_graph=True)
+    loss = case.forward("reference")[0].square().sum()
+    (grad,) = torch.autograd.grad(loss, case.x, create_graph=True)
+    assert torch.isfinite(torch.autograd.grad(grad.square().sum(), case.x)[0]).all()
+
+
+def test_autocast_runs_in_the_weights_dtype():
+    case = Case("LSTM", "untied", torch.float32)
+    expected, grads = case.run("unrolled")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, again = case.run("unrolled")
+    assert_equal(found, expected, torch.float32)
+    assert_equal(again, grads, torch.float32)
+
+
+def test_masks_that_do_not_fit_are_refused():
+    case = Case("LSTM", "untied")
+    (layer,) = case.weights
+
+    def run(**parts):
+        weights = [layer._replace(weight_hh=layer.weight_hh._replace(**parts))]
+        recurrent("LSTM", case.x, case.state, weights)
+
+    with pytest.raises(ValueError, match=r"Expected a mask for each of 3 sequences, got 2"):
+        run(mask=torch.ones(2, 4, 6, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"Expected mask of weight of shape \(N, K, 6\)"):
+        run(mask=torch.ones(3, 4, 5, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"Expected mask of weight whose K divides 24 rows"):
+        run(mask=torch.ones(3, 5, 6, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"Expected masks for 1 or 4 parts .*got \{2\}"):
+        run(mask=torch.ones(3, 2, 6, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"Expected noise of weight of shape \(24, 6\)"):
+        run(noise=torch.ones(24, 5, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"two-dimensional weights on the fused path.*masks"):
+        recurrent("LSTM", case.x, case.state, case.weights, path="fused")
+    x = case.x.expand(2, -1, -1, -1)
+    with pytest.raises(ValueError, match=r"Expected either a mask .*got masks and 2 particles"):
+        recurrent("LSTM", x, case.state, case.weights)
