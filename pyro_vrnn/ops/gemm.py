@@ -1,8 +1,8 @@
 """
 Matrix products on the CPU by the faster of torch's two libraries.
 
-torch's own float32 products go to MKL, which runs at half speed on AMD processors (114 against 250
-Gflop/s on one core of an EPYC with AVX-512), while ``nn.LSTM`` goes to oneDNN. The products here go
+torch's own float32 products go to MKL, which runs at about half speed on AMD processors
+(``benchmarks/speed.py`` measures both), while ``nn.LSTM`` goes to oneDNN. The products here go
 to oneDNN as well, through the operators that torch's compiler uses for linear layers and
 convolutions; where those are missing, switched off or give another result, they go to torch's
 ordinary products.
