@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from pyro_vrnn.distributions.unscored import Unscored
 from pyro_vrnn.infer import function_draws
-from pyro_vrnn.nn.own_params import module_local_params, pyro_contexts
+from pyro_vrnn.nn.own_params import own_parameters
 
 RESERVED_DIMS = ("chain", "draw", "sample")  # names that ArviZ gives a meaning
 Kind = Literal["latent", "observed", "deterministic"]
@@ -85,7 +84,7 @@ def iter_draws(
     """Draw from the guide one at a time, and run the model on each draw."""
     first: Draw | None = None
     for _ in range(num_samples):
-        with _own_parameters(model, guide), function_draws():
+        with own_parameters(model, guide), function_draws():
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
 
             def run(program: Callable[..., Any], given: Trace = guide_trace) -> Trace:
@@ -101,17 +100,6 @@ def iter_draws(
             if trace is not None:
                 _check_same_program(trace, first.model)
         yield draw
-
-
-def _own_parameters(*programs: Callable[..., Any]) -> AbstractContextManager[None]:
-    """
-    Let what was trained under module-local parameters, as by ``fit``, run under them.
-
-    Under Pyro's default a module takes the value of a namesake in the parameter store, which
-    another guide of the same class may have left, and loses its own.
-    """
-    trained = any(hasattr(context, "param_state") for context in pyro_contexts(*programs))
-    return module_local_params(*programs) if trained else nullcontext()
 
 
 def site_kind(site: dict[str, Any]) -> Kind | None:

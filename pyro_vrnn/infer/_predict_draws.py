@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
@@ -15,17 +14,9 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
-from pyro_vrnn.nn.own_params import module_local_params, pyro_contexts
-
 Weights = dict[str, Tensor]
 PLATE = "_predict_draws"
 MAX_BLOCK = 256  # draws; one call of the guide is then no cost beside the normals
-
-
-def own_parameters(*programs: Callable[..., Any]) -> AbstractContextManager[None]:
-    """Let what was trained under module-local parameters, as by ``fit``, run under them."""
-    trained = any(hasattr(context, "param_state") for context in pyro_contexts(*programs))
-    return module_local_params(*programs) if trained else nullcontext()
 
 
 class Stream:

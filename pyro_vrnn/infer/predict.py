@@ -10,11 +10,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vrnn.infer._predict_draws import own_parameters
 from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_job import Job
 from pyro_vrnn.infer._predict_outcome import DRAWS
 from pyro_vrnn.infer._predict_runs import RUNNERS
+from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.runs import check_device, check_seed
 from pyro_vrnn.shapes import check_choice, check_positive_int, check_probability
 

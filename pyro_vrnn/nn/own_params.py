@@ -57,3 +57,14 @@ def module_local_params(*programs: Callable[..., Any]) -> Iterator[None]:
             context.param_state = {"params": {}, "constraints": {}}
     with pyro.settings.context(module_local_params=True):
         yield
+
+
+def own_parameters(*programs: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
+    """
+    Let what was trained under module-local parameters, as by ``fit``, run under them.
+
+    Under Pyro's default a module takes the value of a namesake in the parameter store, which
+    another guide of the same class may have left, and loses its own.
+    """
+    trained = any(hasattr(context, "param_state") for context in pyro_contexts(*programs))
+    return module_local_params(*programs) if trained else contextlib.nullcontext()
