@@ -61,15 +61,16 @@ class GroupedWeight:
     """
 
     def __init__(self, weight: Tensor, num_rows: int) -> None:  # (G, F, D)
-        self._weight = weight
+        self._groups = len(weight)
         large = uses_onednn(weight, num_rows * weight.numel())
         self.packed = _pack(weight, num_rows) if large and _convolution_is_right() else None
+        self._weight = weight if self.packed is None else weight.new_empty(0)  # held once
 
     def add(self, x: Tensor, out: Tensor) -> None:  # (R, G*D), (R, G*F)
         r"""Add :math:`x W^\top` to ``out``; both are contiguous."""
         if self.packed is not None:
-            _convolve_into(out, x, self.packed, len(self._weight))
-        elif len(self._weight) == 1:
+            _convolve_into(out, x, self.packed, self._groups)
+        elif self._groups == 1:
             out.addmm_(x, self._weight[0].t())
         elif out.device.type == "cpu":  # where bmm is slow on a result that has gaps
             self._split(out).add_(torch.bmm(self._split(x), self._weight.mT))
@@ -79,13 +80,13 @@ class GroupedWeight:
     def times(self, x: Tensor) -> Tensor:  # (R, G*D) -> (R, G*F)
         r"""Return :math:`x W^\top`."""
         if self.packed is not None:
-            return _convolve(x, self.packed, len(self._weight))
-        if len(self._weight) == 1:
+            return _convolve(x, self.packed, self._groups)
+        if self._groups == 1:
             return x @ self._weight[0].t()
         return torch.bmm(self._split(x), self._weight.mT).transpose(0, 1).flatten(1)
 
     def _split(self, x: Tensor) -> Tensor:  # (R, G*D) -> (G, R, D)
-        return x.unflatten(1, (len(self._weight), -1)).transpose(0, 1)
+        return x.unflatten(1, (self._groups, -1)).transpose(0, 1)
 
 
 # The calls of oneDNN. Rows are the pixels of one image whose channels come last in memory.
@@ -116,7 +117,9 @@ def _convolve(x: Tensor, packed: Tensor, groups: int) -> Tensor:
     product: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
         _image(x), packed, None, *_POINT, groups, "none", [], ""
     )
-    return product.as_strided((len(x), product.shape[1]), (product.stride(3), product.stride(1)))
+    return product.as_strided(
+        (x.shape[0], product.shape[1]), (product.stride(3), product.stride(1))
+    )
 
 
 def _convolve_into(out: Tensor, x: Tensor, packed: Tensor, groups: int) -> None:

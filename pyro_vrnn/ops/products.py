@@ -8,8 +8,6 @@ of the weights. Nothing here records gradients.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -24,24 +22,20 @@ class MaskedProduct:
     Weights ``M diag(z_n) + E`` (or a plain M) on inputs ``(*, N, D)``.
 
     K masks, one for each gate ("untied") or for all (K = 1), make K products with inputs of their
-    own. Where there is noise, the input without a mask stands beside each of them, and the weights
-    are ``[M E]``: inputs are C = D or 2*D wide.
+    own. Noise is one more product over all steps; in those of a single step, the input without a
+    mask stands beside each of the K inputs, and the weights are ``[M E]``: C = D or 2*D columns.
     """
 
     def __init__(self, weight: Tensor | MaskedWeight) -> None:
         loc, mask, noise = weight if isinstance(weight, MaskedWeight) else (weight, None, None)
-        groups = 1 if mask is None else mask.shape[1]
+        self._groups = 1 if mask is None else mask.shape[1]
         # Masks of one gate, and of all sequences of a step, are to be together in memory.
         self._mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
         self._columns = loc.shape[-1]
-        weight = loc if noise is None else torch.cat([loc, noise], -1)
-        self._weight = weight.unflatten(0, (groups, -1))  # (K, F, C)
+        self._loc = loc.unflatten(0, (self._groups, -1))  # (K, F, D)
+        self._noise = noise  # (K*F, D)
         self._forward: dict[int, _StepForward] = {}
         self._backward: dict[int, _StepBackward] = {}
-
-    @functools.cached_property
-    def _transposed(self) -> Tensor:  # (K, C, F)
-        return self._weight.mT.contiguous()
 
     def fill(
         self,
@@ -50,30 +44,32 @@ class MaskedProduct:
         bias: Tensor | None,  # (G*H,)
     ) -> None:
         """Write the product for all steps."""
-        groups, _, width = self._weight.shape
-        rows = out.flatten(0, 1).chunk(groups, -1)
-        biases = [None] * groups if bias is None else bias.chunk(groups)
-        inputs = x if self._mask is None else x.new_empty(*x.shape[:-1], width)
-        if width > self._columns:
-            inputs[..., self._columns :] = x
-        for k, (into, bias_k) in enumerate(zip(rows, biases, strict=True)):
-            if self._mask is not None:
-                torch.mul(x, self._mask[k], out=inputs[..., : self._columns])
-            flat = inputs.reshape(-1, width)
-            into.copy_(times_transpose(flat, self._transposed[k].t(), bias_k))
+        rows, plain = out.flatten(0, 1), x.reshape(-1, self._columns)
+        if self._mask is None:
+            rows.copy_(times_transpose(plain, self._loc[0], bias))
+            return
+        if self._noise is not None:
+            rows.copy_(times_transpose(plain, self._noise, bias))
+        biases = [None] * self._groups if bias is None else bias.chunk(self._groups)
+        masked = torch.empty_like(plain)
+        for k, into in enumerate(rows.chunk(self._groups, -1)):
+            torch.mul(x, self._mask[k], out=masked.view_as(x))
+            if self._noise is None:
+                into.copy_(times_transpose(masked, self._loc[k], biases[k]))
+            else:
+                into.add_(times_transpose(masked, self._loc[k]))
 
     def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (t, N, G*H), (t, N, D)
         """Write the input's gradient from the rows' for all steps."""
-        total: Tensor | None = None
-        for k, gate in enumerate(rows.flatten(0, 1).chunk(len(self._weight), -1)):
-            product = times_transpose(gate, self._weight[k].t())
-            parts = product.view(*out.shape[:-1], -1, self._columns).unbind(2)
+        flat = rows.flatten(0, 1)
+        total = None if self._noise is None else times_transpose(flat, self._noise.t())
+        for k, gate in enumerate(flat.chunk(self._groups, -1)):
+            part = times_transpose(gate, self._loc[k].t())
             if self._mask is not None:
-                parts[0].mul_(self._mask[k])
-            for part in parts:
-                total = part if total is None else total.add_(part)
+                part.view_as(out).mul_(self._mask[k])
+            total = part if total is None else total.add_(part)
         assert total is not None
-        out.copy_(total)
+        out.copy_(total.view_as(out))
 
     @staticmethod
     def left_factor(rows: Tensor) -> Tensor:  # (t, N, G*H) -> (G*H, t*N)
@@ -87,16 +83,24 @@ class MaskedProduct:
         if self._mask is None:
             return times_transpose(left, plain.t()), for_noise
         masked = torch.empty_like(plain)
-        parts = []
-        for mask, gate in zip(self._mask, left.chunk(len(self._mask)), strict=True):
+        for_loc = left.new_empty(len(left), self._columns)
+        gates = zip(self._mask, left.chunk(self._groups), for_loc.chunk(self._groups), strict=True)
+        for mask, gate, into in gates:
             torch.mul(x, mask, out=masked.view_as(x))
-            parts.append(times_transpose(gate, masked.t()))
-        return parts[0] if len(parts) == 1 else torch.cat(parts), for_noise
+            into.copy_(times_transpose(gate, masked.t()))  # gate by gate, in memory used again
+        return for_loc, for_noise
+
+    def _step_weights(self) -> list[Tensor]:  # of (K, F, D)
+        if self._noise is None:
+            return [self._loc]
+        return [self._loc, self._noise.unflatten(0, (self._groups, -1))]
 
     def _forward_step(self, h: Tensor, n: int) -> _StepForward:
-        rows = _rounded(n, len(h))
+        rows = _rounded(n, h.shape[0])
         if rows not in self._forward:
-            self._forward[rows] = _StepForward(self._weight, self._mask, self._columns, rows)
+            parts = self._step_weights()
+            weight = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+            self._forward[rows] = _StepForward(weight, self._mask, self._columns, rows)
         return self._forward[rows]
 
     def add(self, h: Tensor, out: Tensor, n: int) -> None:  # (N, D), (N, G*H)
@@ -111,10 +115,16 @@ class MaskedProduct:
 
     def times_weight(self, grad: Tensor, out: Tensor) -> Tensor:  # (N, G*H), (n, D)
         """Write the gradient of h, for the first n sequences, from that of the product."""
-        rows = _rounded(len(out), len(grad))
+        rows = _rounded(out.shape[0], grad.shape[0])
         if rows not in self._backward:
-            self._backward[rows] = _StepBackward(self._transposed, self._mask, self._columns, rows)
+            transposed = torch.cat([w.mT for w in self._step_weights()], 1).contiguous()
+            self._backward[rows] = _StepBackward(transposed, self._mask, self._columns, rows)
         return self._backward[rows].write(grad, out)
+
+    def end_steps(self) -> None:
+        """Give back what the products of single steps hold."""
+        self._forward.clear()
+        self._backward.clear()
 
 
 def _rounded(n: int, num_sequences: int) -> int:
@@ -126,7 +136,7 @@ def _rounded(n: int, num_sequences: int) -> int:
 
 
 def _first(x: Tensor, n: int) -> Tensor:
-    return x if len(x) == n else x[:n]
+    return x if x.shape[0] == n else x[:n]
 
 
 class _StepForward:
@@ -177,11 +187,11 @@ class _StepBackward:
     def write(self, grad: Tensor, out: Tensor) -> Tensor:  # (N, G*H), (n, D)
         product = self._weight.times(_first(grad, self._rows))
         if self._mask is None:
-            return out.copy_(_first(product, len(out)))
+            return out.copy_(_first(product, out.shape[0]))
         parts = product.view(self._rows, -1, self._columns)  # (R, K or K*2, D)
         masked = parts[:, ::2] if self._has_noise else parts
         masked.mul_(self._mask)
-        return torch.sum(_first(parts, len(out)), 1, out=out)
+        return torch.sum(_first(parts, out.shape[0]), 1, out=out)
 
 
 class BatchedProduct:
@@ -238,3 +248,6 @@ class BatchedProduct:
     def times_weight(self, grad: Tensor, out: Tensor) -> Tensor:  # (S, N, F), (S, n, D)
         """Write the gradient of h, for the first n sequences, from that of the product."""
         return torch.bmm(grad[:, : out.shape[1]], self._batch, out=out)
+
+    def end_steps(self) -> None:
+        """Do nothing: single steps hold nothing."""

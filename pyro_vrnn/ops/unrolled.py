@@ -165,11 +165,7 @@ class _Layer:
         """Return room for what a cell keeps besides h: an LSTM's c, a GRU's recurrent part of n."""
         steps = self.steps
         if self.mode == "LSTM":
-            if self.save:
-                c: Tensor | list[Tensor] = torch.empty_like(h)
-            else:  # two that take turns
-                turns = torch.empty_like(h[:2]).unbind(0)
-                c = [turns[t % 2] for t in range(len(h))]
+            c = torch.empty_like(h) if self.save else [torch.empty_like(h[0])] * len(h)
             c[steps.first].copy_(state[1])
             return c
         if self.mode == "GRU":
@@ -270,6 +266,7 @@ class _Backward:
         self.outputs = self._time_first(grads[0])
         self.of_state = [torch.zeros_like(self.h[0]) if g is None else g.clone() for g in grads[1:]]
         self.for_x = self.x.new_empty(self.x.shape) if needs[0] else None
+        self.inner: Tensor | None = None  # of a window of a GRU, see Piece
         self.sums = _Sums()
 
     def _time_first(self, x: Any) -> Any:  # (S, T, N, H) <-> (T, S, N, H)
@@ -278,15 +275,17 @@ class _Backward:
     def run(self) -> tuple[Tensor | None, ...]:
         """Return the gradients of the forward pass's tensors."""
         one_step = self.layer.rows(self.h, self.hidden, 1)
-        for window in reversed(self.layer.windows(_WINDOW, one_step)):
+        windows = self.layer.windows(_WINDOW, one_step)
+        for window in reversed(windows):
             num_steps = window.stop - window.start
             rows = self.layer.rows(self.h, self.hidden, num_steps)
-            inner = None
             if self.layer.mode == "GRU":
-                inner = self.h.new_empty(num_steps, *self.h.shape[1:])
+                self.inner = self.h.new_empty(num_steps, *self.h.shape[1:])
             for piece in reversed(self.layer.windows(_PIECE, one_step, window)):
-                self._run_steps(piece, window, rows, inner)
-            self._multiply(window, rows, inner)
+                self._run_steps(piece, window, rows)
+            if window == windows[0]:
+                self.recurrent.end_steps()  # memory peaks below
+            self._multiply(window, rows)
         of = self.sums.of
         return (
             *(self.for_x, of("weight_ih"), None, of("noise_ih")),
@@ -297,7 +296,7 @@ class _Backward:
             ),
         )
 
-    def _run_steps(self, part: slice, window: slice, rows: Tensor, inner: Tensor | None) -> None:
+    def _run_steps(self, part: slice, window: slice, rows: Tensor) -> None:
         """Write the gates' gradients of some steps of a window."""
         here = slice(part.start - window.start, part.stop - window.start)
         piece = Piece(
@@ -308,19 +307,19 @@ class _Backward:
             extra=self.extra,
             outputs=self.outputs,
             rows=rows[..., here, :, :],
-            inner=None if inner is None else inner[here],
+            inner=None if self.inner is None else self.inner[here],
         )
         KERNELS[self.layer.mode].backward(piece, self.recurrent, self.of_state)
 
-    def _multiply(self, window: slice, rows: Tensor, inner: Tensor | None) -> None:
+    def _multiply(self, window: slice, rows: Tensor) -> None:
         """Turn the gates' gradients of a window into those of weights, biases and input."""
         sums, needs = self.sums, self.needs
         old = self._time_first(self.h[self.layer.steps.old(window)])
         left = sums.add_weights("hh", self.recurrent, rows, old, needs[4:7], None)
         sums.add_bias("bias_hh", rows, self.bias_hh, needs[8])
-        if inner is not None:  # only here do the input's and the recurrent product part
-            gate_major(rows, self.layer.num_gates)[-1].copy_(inner)
-            left = None
+        if self.inner is not None:  # only here do the input's and the recurrent product part
+            gate_major(rows, self.layer.num_gates)[-1].copy_(self.inner)
+            left = self.inner = None
         start, num_steps = window.start, window.stop - window.start
         x = self.x.narrow(-3, start, num_steps)
         sums.add_weights("ih", self.from_input, rows, x, needs[1:4], left)

@@ -39,6 +39,18 @@ def test_products(way, bias, layout):
     torch.testing.assert_close(gemm.times_transpose(x, weight, b), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_with_gaps_are_laid_out_first(monkeypatch):
+    """oneDNN takes them, and a thousand times as long."""
+    monkeypatch.setattr(gemm, "_WORTH", 0)
+    taken = []
+    monkeypatch.setattr(gemm, "_linear", lambda x, weight, bias: taken.append(weight))
+    monkeypatch.setattr(gemm, "_linear_is_right", lambda: True)
+    x, weight = torch.randn(6, 5), torch.randn(14, 10)[::2, ::2]
+    gemm.times_transpose(x, weight)
+    assert taken[0].is_contiguous()
+    assert torch.equal(taken[0], weight)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_grouped_products(way, groups):
     x, weight = torch.randn(6, groups * 5), torch.randn(groups, 7, 5)

@@ -15,7 +15,10 @@ from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
 from pyro_vrnn.ops.weights import MaskedWeight
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-KINDS = ("untied", "tied", "only hh", "ih untied, hh tied", "plain", "particles", "particles of hh")
+KINDS = (
+    "untied", "tied", "only hh", "ih untied, hh tied", "plain",
+    "particles", "particles of hh", "particles of x",
+)  # fmt: skip
 modes = pytest.mark.parametrize("mode", list(GATES))
 
 
@@ -40,13 +43,11 @@ class Case:
             lead = (self.particles,) if kind == "particles" else ()
             biases = [self.leaf(*lead, rows) for _ in range(2)] if bias else []
             self.weights.append(LayerWeights(ih, hh, *biases))
-        self.x = self.leaf(steps, sequences, inputs)
-        shape = (layers * directions, sequences, hidden)
+        lead = (self.particles,) if kind == "particles of x" else ()
+        self.x = self.leaf(*lead, steps, sequences, inputs)
+        lead = (self.particles,) if kind == "particles" else ()
+        shape = (layers * directions, *lead, sequences, hidden)
         self.state = tuple(self.leaf(*shape) for _ in range(2 if mode == "LSTM" else 1))
-        if kind.startswith("particles"):
-            self.state = tuple(
-                s.unsqueeze(1).expand(-1, self.particles, -1, -1) for s in self.state
-            )
 
     def leaf(self, *shape):
         value = (torch.randn(shape, **self.options) / self.hidden**0.5).requires_grad_()
@@ -125,7 +126,9 @@ def test_without_biases(mode, kind, noise):
     compare(Case(mode, kind, bias=False, noise=noise), torch.float64)
 
 
-SIZES = {"T=1": (1, 3, 4, 6, 2), "N=1": (5, 1, 4, 6, 2), "all equal": (4, 4, 4, 4, 4)}
+SIZES = {  # T, N, D, H, S
+    "T=1": (1, 3, 4, 6, 2), "N=1": (5, 1, 4, 6, 2), "S=1": (5, 3, 4, 6, 1), "equal": (4, 4, 4, 4, 4)
+}  # fmt: skip
 
 
 @modes
@@ -144,6 +147,16 @@ def test_products_by_onednn(mode, kind, noise, lengths, monkeypatch):
     monkeypatch.setattr(gemm, "_WORTH", 0)
     lengths = None if lengths is None else torch.tensor(lengths)
     compare(Case(mode, kind, torch.float32, noise=noise), torch.float32, lengths)
+
+
+@modes
+@pytest.mark.parametrize("worth", [0, 2**62], ids=["onednn", "torch"])
+@pytest.mark.parametrize("kind", ["untied", "plain"])
+def test_sequences_that_end_one_by_one(mode, kind, worth, monkeypatch):
+    """Products of a step have one of four numbers of rows, at or above that of what still runs."""
+    monkeypatch.setattr(gemm, "_WORTH", worth)
+    case = Case(mode, kind, torch.float32, noise=True, sizes=(9, 9, 4, 6, 2), two_way=True)
+    compare(case, torch.float32, torch.tensor([3, 9, 1, 7, 5, 2, 8, 6, 4]))
 
 
 @modes
@@ -180,6 +193,18 @@ def test_masks_drop_columns_not_rows(mode):
     case.forward("unrolled")[0][0].sum().backward()
     assert (weight.loc.grad[:, 2] == 0).all()
     assert (weight.loc.grad[:, 1] != 0).any()
+
+
+@modes
+def test_a_masked_unit_is_not_heard(mode):
+    """An all-zero mask column of weight_hh: what that unit of h holds at first changes nothing."""
+    case = Case(mode, "untied", sizes=(1, 3, 4, 6, 2))
+    case.weights[0].weight_hh.mask[:, :, 2] = 0
+    first = case.forward("unrolled")[0]
+    with torch.no_grad():
+        case.state[0][..., 2] += 1
+    changed = (case.forward("unrolled")[0] - first).abs().amax((0, 1)) > 0
+    assert changed.tolist() == [mode == "GRU" and unit == 2 for unit in range(6)]
 
 
 def test_a_gru_s_outputs_stay_in_their_range():
@@ -243,6 +268,15 @@ def test_outputs_changed_in_place_are_noticed():
         torch.autograd.grad(loss, case.leaves)
 
 
+@modes
+def test_gradients_that_come_in_are_not_written_over(mode):
+    case = Case(mode, "untied")
+    found = case.forward("unrolled")
+    given = [torch.ones_like(f) for f in found]
+    torch.autograd.grad(found, case.leaves, given, allow_unused=True)
+    assert all((g == 1).all() for g in given)
+
+
 def test_second_derivatives_are_refused():
     case = Case("LSTM", "untied")
     loss = case.forward("unrolled")[0].square().sum()
@@ -262,26 +296,40 @@ def test_autocast_runs_in_the_weights_dtype():
     assert_equal(again, grads, torch.float32)
 
 
-def test_masks_that_do_not_fit_are_refused():
+MISFITS = {
+    "sequences": (dict(mask=(2, 4, 6)), r"Expected a mask for each of 3 sequences, got 2"),
+    "columns": (dict(mask=(3, 4, 5)), r"Expected mask of weight of shape \(N, K, 6\)"),
+    "rows": (dict(mask=(3, 5, 6)), r"Expected mask of weight whose K divides 24 rows"),
+    "gates": (dict(mask=(3, 2, 6)), r"Expected masks for 1 or 4 parts .*got \{2\}"),
+    "noise": (dict(noise=(24, 5)), r"Expected noise of weight of shape \(24, 6\)"),
+}
+
+
+@pytest.mark.parametrize(("shapes", "message"), MISFITS.values(), ids=MISFITS)
+def test_parts_that_do_not_fit_are_refused(shapes, message):
     case = Case("LSTM", "untied")
     (layer,) = case.weights
-
-    def run(**parts):
-        weights = [layer._replace(weight_hh=layer.weight_hh._replace(**parts))]
+    parts = {k: torch.ones(v, dtype=torch.float64) for k, v in shapes.items()}
+    weights = [layer._replace(weight_hh=layer.weight_hh._replace(**parts))]
+    with pytest.raises(ValueError, match=message):
         recurrent("LSTM", case.x, case.state, weights)
 
-    with pytest.raises(ValueError, match=r"Expected a mask for each of 3 sequences, got 2"):
-        run(mask=torch.ones(2, 4, 6, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"Expected mask of weight of shape \(N, K, 6\)"):
-        run(mask=torch.ones(3, 4, 5, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"Expected mask of weight whose K divides 24 rows"):
-        run(mask=torch.ones(3, 5, 6, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"Expected masks for 1 or 4 parts .*got \{2\}"):
-        run(mask=torch.ones(3, 2, 6, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"Expected noise of weight of shape \(24, 6\)"):
-        run(noise=torch.ones(24, 5, dtype=torch.float64))
+
+def test_masks_are_refused_on_the_fused_path():
+    case = Case("LSTM", "untied")
     with pytest.raises(ValueError, match=r"two-dimensional weights on the fused path.*masks"):
         recurrent("LSTM", case.x, case.state, case.weights, path="fused")
+
+
+def test_masks_and_particles_are_refused():
+    case = Case("LSTM", "untied")
     x = case.x.expand(2, -1, -1, -1)
     with pytest.raises(ValueError, match=r"Expected either a mask .*got masks and 2 particles"):
         recurrent("LSTM", x, case.state, case.weights)
+
+
+def test_two_dtypes_are_refused():
+    case = Case("LSTM", "untied")
+    message = r"Expected input, state and weights of one dtype, got torch.float32, torch.float64"
+    with pytest.raises(ValueError, match=message):
+        recurrent("LSTM", case.x.float(), case.state, case.weights)
