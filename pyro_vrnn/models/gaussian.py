@@ -36,6 +36,11 @@ class SequenceModel(OwnParamsModule):
                 "Expected rnn to be a pyro_vrnn.nn RNN, LSTM or GRU (its weights need priors), "
                 f"got {type(rnn).__module__}.{type(rnn).__name__}."
             )
+        if embedding is not None and not isinstance(embedding, Embedding):
+            raise TypeError(
+                "Expected embedding to be a pyro_vrnn.nn.Embedding (its table needs a prior), "
+                f"got {type(embedding).__module__}.{type(embedding).__name__}."
+            )
         if embedding is not None and embedding.embedding_dim != rnn.input_size:
             raise ValueError(
                 f"Expected an embedding of {rnn.input_size} dims, the rnn's input_size, "

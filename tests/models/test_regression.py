@@ -270,3 +270,8 @@ BUILD = {
 def test_constructor(kwargs, error, message):
     with pytest.raises(error, match=message):
         vrnn.models.SequenceRegression(**{"rnn": lstm, "out_features": 2, **kwargs})
+
+
+def test_torch_s_embedding_is_refused():
+    with pytest.raises(TypeError, match=r"Expected embedding to be a pyro_vrnn.nn.Embedding .*got"):
+        vrnn.models.SequenceRegression(vrnn.nn.LSTM(8, 4), 1, embedding=torch.nn.Embedding(50, 8))
