@@ -8,20 +8,20 @@ sampled log density, gets all of it, with these rows in their places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from pyro_vrnn.distributions.drawn import Drawn, draw_rows, has_options, noise_of_rows
 from pyro_vrnn.distributions.row_bank import RowBank
-from pyro_vrnn.distributions.sequence_draw import METADATA, has_options, scale_of_rows
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.ops import particles as ops
 
 
-class LazyRows(Tensor):
+class LazyRows(Drawn):
     """
     One weight (V, E) as the value of a site, drawn row by row.
 
@@ -32,20 +32,11 @@ class LazyRows(Tensor):
     :param SpikeAndSlab q: the table's distribution, whose blocks are rows.
     """
 
-    q: SpikeAndSlab
-
-    @staticmethod
-    def __new__(cls, q: SpikeAndSlab) -> LazyRows:
-        draw: LazyRows = torch.Tensor._make_wrapper_subclass(
-            cls, q.event_shape, dtype=q.loc.dtype, device=q.loc.device
-        )
-        return draw
-
     def __init__(self, q: SpikeAndSlab) -> None:
         self.q = q
         self._whole: Tensor | None = None
         self._mask_rows = RowBank(lambda n: q.draw_mask((n, 1)))
-        self._noise_rows = RowBank(lambda n: q.loc.new_empty(n, q.event_shape[-1]).normal_())
+        self._noise_rows = noise_of_rows(q)
 
     def __repr__(self) -> str:  # type: ignore[override]
         drawn = "drawn" if self._whole is not None else "drawn row by row"
@@ -57,11 +48,8 @@ class LazyRows(Tensor):
         if self._whole is not None:
             rows = self._whole.index_select(0, flat)
         else:
-            rows = self.q.loc.index_select(0, flat)
-            if self.q.drop_prob != 0:
-                rows = rows * self._mask_rows(flat)
-            if self.q.has_noise:
-                rows = rows + scale_of_rows(self.q, flat) * self._noise_rows(flat)
+            kept = None if self.q.drop_prob == 0 else self._mask_rows(flat)
+            rows = draw_rows(self.q, flat, kept, self._noise_rows)
         return rows.reshape(*ids.shape, -1)
 
     def whole(self) -> Tensor:
@@ -76,20 +64,13 @@ class LazyRows(Tensor):
         return self._whole
 
     @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    def _other(
+        cls, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in _LOOK_UPS:
-            return _LOOK_UPS[func](*args, **kwargs)
-        if func in METADATA:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
-
         def read(value: Any) -> Any:
             return value.whole() if isinstance(value, LazyRows) else value
 
-        return func(*tree_map(read, tuple(args)), **tree_map(read, kwargs))
+        return func(*tree_map(read, tuple(args)), **tree_map(read, dict(kwargs)))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -108,7 +89,7 @@ def _embedding(input: Tensor, weight: LazyRows, **options: Any) -> Tensor:
     return weight.rows(input)
 
 
-_LOOK_UPS: dict[Callable[..., Any], Callable[..., Any]] = {
+LazyRows.handlers = {
     ops.take_rows: _take_rows,
     torch.nn.functional.embedding: _embedding,
 }

@@ -21,19 +21,22 @@ class RowBank:
 
     def __init__(self, draw: Callable[[int], Tensor]) -> None:
         self._draw = draw
-        self.keys: Tensor | None = None  # those of the draws so far
-        self._rows = draw(0)
+        self._known: tuple[Tensor, Tensor] | None = None  # keys and rows of the draws so far
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was drawn."""
+        return self._known is not None
 
     def __call__(self, keys: Tensor) -> Tensor:  # (n,) -> (n, ...)
         """Return the draws of the keys."""
-        new = self._draw(len(keys))
-        known = 0
-        if self.keys is not None:
-            known = len(self.keys)
-            keys, new = torch.cat([self.keys, keys]), torch.cat([self._rows, new])
-        self.keys, self._rows = keys, new.index_select(0, representatives(keys))
-        return self._rows[known:]
+        count, rows = len(keys), self._draw(len(keys))
+        if self._known is not None:
+            keys, rows = (torch.cat(pair) for pair in zip(self._known, (keys, rows), strict=True))
+        rows = rows.index_select(0, representatives(keys))
+        self._known = keys, rows
+        return rows[len(rows) - count :]
 
     def into(self, table: Tensor) -> Tensor:  # (V, ...)
         """Put the draws so far into their rows of a table of fresh ones."""
-        return table if self.keys is None else table.index_copy_(0, self.keys, self._rows)
+        return table if self._known is None else table.index_copy_(0, *self._known)

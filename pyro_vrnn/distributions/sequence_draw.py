@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from pyro_vrnn.distributions.drawn import Drawn, draw_rows, has_options, noise_of_rows
 from pyro_vrnn.distributions.row_bank import RowBank
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.distributions.unscored import Unscored
@@ -43,7 +44,7 @@ class SequenceCount:
             )
 
 
-class SequenceDraw(Tensor):
+class SequenceDraw(Drawn):
     r"""
     N weights, one for each sequence of a batch, as the value of one site.
 
@@ -58,23 +59,12 @@ class SequenceDraw(Tensor):
     :param SequenceCount count: shared by the sites of one call.
     """
 
-    q: SpikeAndSlab
-    site_name: str
-    _count: SequenceCount
-
-    @staticmethod
-    def __new__(cls, q: SpikeAndSlab, name: str, count: SequenceCount) -> SequenceDraw:
-        draw: SequenceDraw = torch.Tensor._make_wrapper_subclass(
-            cls, q.event_shape, dtype=q.loc.dtype, device=q.loc.device
-        )
-        return draw
-
     def __init__(self, q: SpikeAndSlab, name: str, count: SequenceCount) -> None:
         self.q, self.site_name, self._count = q, name, count
         self._mask: Tensor | None = None
         self._noise: Tensor | None = None
-        self._mask_rows = RowBank(lambda n: q.draw_mask((n,)))
-        self._noise_rows = RowBank(lambda n: q.loc.new_empty(n, q.event_shape[-1]).normal_())
+        self._mask_rows = RowBank(lambda n: q.draw_mask((n, 1)))
+        self._noise_rows = noise_of_rows(q)
 
     @classmethod
     def of_masks(cls, q: SpikeAndSlab, name: str, masks: Tensor) -> SequenceDraw:
@@ -95,7 +85,7 @@ class SequenceDraw(Tensor):
         drawn = "masks not drawn yet"
         if self._mask is not None:
             drawn = f"masks: {tuple(self._mask.shape)}"
-        elif self._mask_rows.keys is not None:
+        elif self._mask_rows.used:
             drawn = "masks of the rows that were read"
         return (
             f"SequenceDraw(site: '{self.site_name}', shape: {tuple(self.q.event_shape)}, {drawn})"
@@ -134,10 +124,8 @@ class SequenceDraw(Tensor):
         if self._mask is None:
             kept = self._mask_rows((sequence * num_rows + ids).reshape(-1))
         else:
-            kept = self._mask[sequence, ids, 0].reshape(-1)
-        rows = self.q.loc.index_select(0, flat) * kept.unsqueeze(-1)
-        if self.q.has_noise:
-            rows = rows + scale_of_rows(self.q, flat) * self._noise_rows(flat)
+            kept = self._mask[sequence, ids, 0].reshape(-1, 1)
+        rows = draw_rows(self.q, flat, kept, self._noise_rows)
         return rows.reshape(*ids.shape, -1)
 
     def _refusal(self, what: str) -> TypeError:
@@ -148,15 +136,9 @@ class SequenceDraw(Tensor):
         )
 
     @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    def _other(
+        cls, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in _HANDLERS:
-            return _HANDLERS[func](*args, **kwargs)
-        if func in METADATA:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
         draw = next(a for a in tree_leaves((args, kwargs)) if isinstance(a, SequenceDraw))
         if func.__name__ not in _OF_DENSITIES:
             raise draw._refusal(f"{func.__name__}()")
@@ -206,19 +188,6 @@ _OF_DENSITIES = frozenset(
     ]
     for name in (plain, f"__{plain}__", f"__r{plain}__")
 ) | {"rsub", "div", "true_divide", "square", "log", "isnan", "isfinite"}
-METADATA = frozenset(
-    [
-        *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.ndimension, torch.numel),
-        *(Tensor.__len__, Tensor.is_floating_point, torch.is_floating_point),
-        *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout")),
-    ]
-)
-
-
-def scale_of_rows(q: SpikeAndSlab, ids: Tensor) -> Tensor:
-    """Return the scale of some rows, in a shape that broadcasts to them."""
-    scale = q.scale
-    return scale.index_select(0, ids) if scale.dim() == 2 and len(scale) > 1 else scale
 
 
 def _recurrent(
@@ -263,20 +232,13 @@ def _batch_dim(draw: SequenceDraw, x: Tensor, certain: bool, batch_dim: int | No
     )
 
 
-def has_options(options: Mapping[str, Any]) -> bool:
-    """Whether a call of torch's embedding asks for more than rows."""
-    return any(options[name] for name in ("max_norm", "scale_grad_by_freq", "sparse")) or (
-        options["padding_idx"] is not None
-    )
-
-
 def _embedding(input: Tensor, weight: SequenceDraw, **options: Any) -> Tensor:
     if has_options(options):
         raise weight._refusal("embedding() with options")
     return _take_rows(weight, input)
 
 
-_HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
+SequenceDraw.handlers = {
     recurrent: _recurrent,
     ops.linear: _linear,
     torch.nn.functional.linear: _linear,

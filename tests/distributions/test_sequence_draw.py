@@ -231,3 +231,10 @@ def test_given_masks_must_fit():
         SequenceDraw.of_masks(q, "w", torch.ones(7, 2, 5))
     with pytest.raises(ValueError, match=r"masks of site 'w' of shape \(N, 2, 5\), got \(7, 5\)"):
         SequenceDraw.of_masks(q, "w", torch.ones(7, 5))
+
+
+def test_probabilities_of_each_column(device):
+    """A tensor drop_prob: nothing is drawn for look-ups of rows that a matrix does not have."""
+    p = torch.tensor([[0.0, 1.0, 0.0, 1.0, 0.0]], dtype=torch.float64, device=device)
+    mask = draw(columns(drop_prob=p, device=device)).masked_weight(7).mask
+    assert torch.equal(mask, (1 - p).expand(7, 1, 5))
