@@ -72,7 +72,7 @@ class GuideDraws:
         self.stream = stream
         with stream.lend():
             trace = self._trace()
-        self._sites = _latents(trace)
+        self._sites = random_sites(trace)
         self._nesting = max_plate_nesting(trace)
 
     @property
@@ -95,13 +95,18 @@ class GuideDraws:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one draw."""
+        """Bytes of the weights of one draw."""
         values = [site["value"] for site in self._sites.values()]
         return sum(value.numel() * value.element_size() for value in values)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that a block holds of one draw."""
+        return self.nbytes
+
     def block_size(self, block_bytes: int) -> int:
         """Return how many draws a block holds: as many as fit, 1 at least."""
-        return max(1, min(MAX_BLOCK, block_bytes // max(1, self.nbytes)))
+        return max(1, min(MAX_BLOCK, block_bytes // max(1, self.held_bytes)))
 
     def blocks(self, num_samples: int, block_size: int) -> Iterator[Weights]:
         """Draw anew from the start of the stream: the same draws at every call."""
@@ -154,7 +159,8 @@ def max_plate_nesting(trace: Trace) -> int:
     return -min(dims, default=0)
 
 
-def _latents(trace: Trace) -> dict[str, dict[str, Any]]:
+def random_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Return the sites that hold a random or recorded value."""
     return {
         name: site
         for name, site in trace.nodes.items()

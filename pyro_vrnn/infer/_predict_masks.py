@@ -46,8 +46,8 @@ class MaskDraws(GuideDraws):
         self._q = {name: guide.distribution(name) for name in guide.sites}
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of one draw."""
+    def held_bytes(self) -> int:
+        """Bytes of the masks of one draw."""
         masked = [q for q in self._q.values() if q.drop_prob != 0]
         return sum(torch.Size(q.grid_shape).numel() * q.loc.element_size() for q in masked)
 

@@ -31,7 +31,7 @@ class Sizes:
     """
     What chunk sizes are chosen by.
 
-    :ivar int weights: bytes of one draw.
+    :ivar int weights: bytes of the weights of one draw, written out.
     :ivar int sequence: bytes that one sequence needs in a run, apart from its outputs: every
         weight matrix's product for all time steps, an estimate.
     :ivar int outputs: numbers of one sequence's output.
@@ -106,14 +106,11 @@ def make_plan(
 ) -> Plan:
     """Cut so that a run is estimated within ``max_bytes``: one draw of one sequence at least."""
     budget = min(max_bytes, CPU_BYTES[strategy]) if device == "cpu" else max_bytes
-    if strategy == "folded":
-        sequences = _clamp(budget // sizes.sequence_and_outputs, num_sequences)
-        draws = _clamp(budget // (sequences * sizes.sequence_and_outputs), block)
-    elif strategy == "batched":
-        sequences = _clamp((budget - sizes.weights) // sizes.sequence_and_outputs, num_sequences)
-        draws = _clamp(budget // (sizes.weights + sequences * sizes.sequence_and_outputs), block)
+    weights = sizes.weights if strategy == "batched" else 0  # else a run holds one network
+    sequences = _clamp((budget - weights) // sizes.sequence_and_outputs, num_sequences)
+    if strategy in ("batched", "folded"):
+        draws = _clamp(budget // (weights + sequences * sizes.sequence_and_outputs), block)
     else:
-        sequences = _clamp(budget // sizes.sequence_and_outputs, num_sequences)
         draws = _clamp(max_bytes // (2 * OUTPUT_BYTES * max(1, sizes.outputs) * sequences), block)
     return Plan(block, draws, sequences)
 

@@ -14,7 +14,6 @@ from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.infer._predict_draws import (
@@ -23,6 +22,7 @@ from pyro_vrnn.infer._predict_draws import (
     Weights,
     max_plate_nesting,
     num_draws,
+    random_sites,
 )
 from pyro_vrnn.infer._predict_inputs import Arguments, Inputs, repeat_rows
 from pyro_vrnn.infer._predict_masks import MaskDraws
@@ -238,11 +238,7 @@ RUNNERS: dict[str, Runner] = {"loop": run_loop, "batched": run_batched, "folded"
 
 def _check_latents(trace: Trace, drawn: list[str], site: str) -> list[str]:
     """Return the latents that the guide samples, each one value for all sequences."""
-    sites = {
-        name: node
-        for name, node in trace.nodes.items()
-        if node["type"] == "sample" and not (site_is_subsample(node) or site_is_factor(node))
-    }
+    sites = random_sites(trace)
     if site not in sites:
         others = ", ".join(name for name in sites if name not in drawn)
         raise ValueError(f"Expected site to be one of the model's ({others}), got {site!r}.")
