@@ -23,7 +23,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -252,8 +252,9 @@ def _sample_sites(trace: Any) -> dict[str, Site]:
     """Return the sites that count: those of pyro.deterministic do not."""
     return {
         name: site
-        for name, site in prune_subsample_sites(trace).nodes.items()
-        if site["type"] == "sample" and not site["infer"].get("_deterministic")
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not (site_is_subsample(site) or site["infer"].get("_deterministic"))
     }
 
 
