@@ -49,6 +49,15 @@ def check_positive_float(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_nonnegative_float(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"Expected {name} to be a number of at least 0, got {value!r}.")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"Expected {name} to be a number of at least 0, got {value}.")
+    return float(value)
+
+
 def check_probability(name: str, value: Any) -> float:
     """Return ``value`` as a float if it is a number in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

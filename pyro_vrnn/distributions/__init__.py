@@ -3,6 +3,7 @@
 from pyro_vrnn.distributions.block_dropout import BlockDropout
 from pyro_vrnn.distributions.categorical import Categorical
 from pyro_vrnn.distributions.kl import KLParts, gal_gap, gal_kl_divergence, kl_parts
+from pyro_vrnn.distributions.multiplicative_normal import MultiplicativeNormal
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.distributions.weight_site import WeightSite
 
@@ -10,6 +11,7 @@ __all__ = [
     "BlockDropout",
     "Categorical",
     "KLParts",
+    "MultiplicativeNormal",
     "SpikeAndSlab",
     "WeightSite",
     "gal_gap",

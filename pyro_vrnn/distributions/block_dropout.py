@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from pyro.distributions import constraints
@@ -81,18 +81,13 @@ class BlockDropout(SpikeAndSlab):
     def _check_scale(self) -> None:
         """Check nothing: it is 0."""
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> BlockDropout:
-        """Return this distribution with a larger batch shape; parameters are views."""
-        new: BlockDropout = self._get_checked_instance(BlockDropout, _instance)
-        super().expand(batch_shape, new)
-        return new
-
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draw the mask of each block; a tensor of its own, also where nothing is dropped."""
-        keep = self._keep(torch.Size(sample_shape))
-        if keep is None:
-            return self.loc.expand(self._extended_shape(torch.Size(sample_shape))).clone()
-        return scale_blocks(self.loc, keep, self.block_shape)
+        sample_shape = torch.Size(sample_shape)
+        if not self.has_factor:
+            return self.loc.expand(self._extended_shape(sample_shape)).clone()
+        masks = self.draw_factors(sample_shape + self.batch_shape + self.grid_shape)
+        return scale_blocks(self.loc, masks, self.block_shape)
 
     @property
     def median(self) -> Tensor:
@@ -100,7 +95,7 @@ class BlockDropout(SpikeAndSlab):
         p = self.drop_prob
         if not isinstance(p, Tensor):
             return self.loc.detach() * (0.5 if p == 0.5 else float(p < 0.5))
-        return self._scaled(self.loc.detach(), torch.heaviside(0.5 - p, p.new_full((), 0.5)))
+        return self.scaled(self.loc.detach(), torch.heaviside(0.5 - p, p.new_full((), 0.5)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """

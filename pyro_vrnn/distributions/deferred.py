@@ -1,8 +1,8 @@
 r"""
 Distributions of weights whose draws wait for their first use.
 
-They wrap a :class:`~pyro_vrnn.distributions.SpikeAndSlab` and have its moments and its divergence
-from a diagonal normal; only what a draw is differs.
+They wrap a :class:`~pyro_vrnn.distributions.block_factor.BlockFactorNormal` and have its moments
+and its divergence from a diagonal normal; only what a draw is differs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from torch.distributions.kl import register_kl
 
+from pyro_vrnn.distributions.block_factor import BlockFactorNormal
 from pyro_vrnn.distributions.lazy_rows import LazyRows
 from pyro_vrnn.distributions.sequence_draw import SequenceCount, SequenceDraw, unscored_message
-from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.distributions.unscored import Unscored
 
 
@@ -26,13 +26,13 @@ class Deferred(TorchDistribution):
     """
     What the distributions here share.
 
-    :param SpikeAndSlab base: the distribution of one weight, without a batch.
+    :param BlockFactorNormal base: the distribution of one weight, without a batch.
     """
 
     has_rsample = True
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, base: SpikeAndSlab) -> None:
+    def __init__(self, base: BlockFactorNormal) -> None:
         self.base = base
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
@@ -86,7 +86,7 @@ class PerSequence(Deferred):
     :param SequenceCount count: shared by the sites of one call.
     """
 
-    def __init__(self, base: SpikeAndSlab, name: str, count: SequenceCount) -> None:
+    def __init__(self, base: BlockFactorNormal, name: str, count: SequenceCount) -> None:
         super().__init__(base)
         self.name, self.count = name, count
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyro_vrnn.distributions.block_factor import BlockFactorNormal
 from pyro_vrnn.distributions.row_bank import RowBank
-from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 
 METADATA = frozenset(
     [
@@ -28,10 +28,10 @@ class Drawn(Tensor):
     """
 
     handlers: ClassVar[dict[Callable[..., Any], Callable[..., Any]]] = {}
-    q: SpikeAndSlab
+    q: BlockFactorNormal
 
     @staticmethod
-    def __new__(cls, q: SpikeAndSlab, *args: Any) -> Any:
+    def __new__(cls, q: BlockFactorNormal, *args: Any) -> Any:
         return torch.Tensor._make_wrapper_subclass(
             cls, q.event_shape, dtype=q.loc.dtype, device=q.loc.device
         )
@@ -56,13 +56,13 @@ class Drawn(Tensor):
         raise NotImplementedError
 
 
-def noise_of_rows(q: SpikeAndSlab) -> RowBank:
+def noise_of_rows(q: BlockFactorNormal) -> RowBank:
     """Return standard normal rows as long as those of ``q``."""
     return RowBank(lambda n: q.loc.new_empty(n, q.event_shape[-1]).normal_())
 
 
 def draw_rows(
-    q: SpikeAndSlab,
+    q: BlockFactorNormal,
     ids: Tensor,  # (n,)
     kept: Tensor | None,  # (n, 1)
     noise: RowBank,

@@ -1,5 +1,5 @@
 r"""
-Exact divergence of :class:`SpikeAndSlab` from a diagonal normal.
+Exact divergence of :class:`SpikeAndSlab` and :class:`MultiplicativeNormal` from a diagonal normal.
 
 Whiten u = w_k / sigma. Both components then have unit covariance, and rotating onto the line from 0
 to m_k / sigma leaves n - 1 standard normals and p N(0, 1) + (1 - p) N(d, 1), d = ||m_k / sigma||.
@@ -12,11 +12,17 @@ With I the mutual information of a block and its component, and the prior N(m0, 
 Only the first part needs the number of weights: no training of m removes it. Without noise, in
 :class:`~pyro_vrnn.distributions.BlockDropout`, it is infinite and left out, so that the divergence
 is defined up to a constant; I is then the entropy of the mask.
+
+The same holds for every random factor z of a block, w_k = z m_k + sigma epsilon: the entropy of a
+block is that of its noise and I(w_k; z), and the second moment needs the first two of z,
+
+.. math::
+    \mathrm{KL}_k = \sum \tfrac12 \left(\frac{\sigma^2}{s^2} - 1 - \log \frac{\sigma^2}{s^2}\right)
+    + \frac{\mathrm{Var}(z) \|m_k\|^2 + \|E(z)\, m_k - m_0\|^2}{2 s^2} - I(w_k; z).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +31,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Independent, Normal
 from torch.distributions.kl import register_kl
 
+from pyro_vrnn.distributions.block_factor import BlockFactorNormal, in_double
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.ops.blocks import block_square_ratios, block_square_sums, is_flat, sum_event
 from pyro_vrnn.ops.mutual_information import binary_entropy
@@ -39,9 +46,11 @@ class KLParts(NamedTuple):
 
     :param torch.Tensor constant: :math:`\sum \frac12 (\sigma^2/s^2 - 1 - \log \sigma^2/s^2)`, what
         the noise costs whatever the means are; without noise 0 in the place of infinity.
-    :param torch.Tensor slab: :math:`\sum_k (p \|m_0\|^2 + (1-p) \|m_k - m_0\|^2) / (2 s^2)`.
-    :param torch.Tensor mask: :math:`-\sum_k I(d_k^2, p)`, between minus the entropy of the mask
-        and 0; without noise that entropy.
+    :param torch.Tensor slab: :math:`\sum_k E \|z_k m_k - m_0\|^2 / (2 s^2)`; of a spike and slab
+        that is :math:`\sum_k (p \|m_0\|^2 + (1-p) \|m_k - m_0\|^2) / (2 s^2)`.
+    :param torch.Tensor mask: minus the mutual information of the blocks and their factors; of a
+        spike and slab :math:`-\sum_k I(d_k^2, p)`, between minus the entropy of the mask and 0;
+        without noise that entropy.
     """
 
     constant: Tensor
@@ -49,7 +58,7 @@ class KLParts(NamedTuple):
     mask: Tensor
 
 
-def kl_parts(q: SpikeAndSlab, prior: Independent[Any]) -> KLParts:
+def kl_parts(q: BlockFactorNormal, prior: Independent[Any]) -> KLParts:
     """
     Return the parts of the exact divergence of ``q`` from ``prior``.
 
@@ -63,33 +72,33 @@ def kl_parts(q: SpikeAndSlab, prior: Independent[Any]) -> KLParts:
         >>> [round(part.item(), 3) for part in kl_parts(q, prior)]
         [21.691, 12.0, -2.079]
 
-    :param SpikeAndSlab q: the guide's distribution.
+    :param BlockFactorNormal q: the guide's distribution.
     :param prior: a diagonal normal, ``Normal(...).to_event(q.event_dim)``.
     :raises NotImplementedError: if ``prior`` is not of that form.
     :raises ValueError: if the event shapes differ.
     """
     loc0, scale0 = _diagonal_normal(q, prior)
     dims = tuple(range(-q.event_dim, 0))
-    loc, block_shape, p = q._unexpanded_loc, q.block_shape, q.drop_prob
+    loc, block_shape = q._unexpanded_loc, q.block_shape
     centred = _is_zero(loc0)
-    has_mask = isinstance(p, Tensor) or 0.0 < p < 1.0
-    shared = (has_mask and q.has_noise and is_flat(q.scale, q.event_dim)) or (
-        centred and is_flat(scale0, q.event_dim)
-    )
+    needed = (scale0, *((q.scale,) if q.has_factor and q.has_noise else ()))
+    shared = centred and any(is_flat(scale, q.event_dim) for scale in needed)
     square_sums = block_square_sums(loc, block_shape) if shared else None
 
     if q.has_noise:
         constant = _scale_part(q.scale, scale0, q.event_shape)
     else:
         constant = loc.new_zeros((), dtype=torch.float64)
-    p = p.to(torch.float64) if isinstance(p, Tensor) else p
+    mean, variance = in_double(q.factor_mean), in_double(q.factor_variance)
+    ratios = block_square_ratios(loc, scale0, block_shape, square_sums)
     if centred:
-        slab = (1 - p) * block_square_ratios(loc, scale0, block_shape, square_sums)
+        slab = (variance + mean**2) * ratios
     else:
-        slab = (1 - p) * block_square_ratios(loc - loc0, scale0, block_shape)
-        slab = slab + p * _spike_term(loc0 / scale0, q)
-    information = q.mask_information(square_sums).sum(dims) if has_mask else None
-    mask = torch.zeros_like(constant) if information is None else -information
+        slab = block_square_ratios(q.scaled(loc, q.factor_mean) - loc0, scale0, block_shape)
+        slab = slab + variance * ratios
+    mask = torch.zeros_like(constant)
+    if q.has_factor:
+        mask = -q.mask_information(square_sums).sum(dims)
     shape = torch.broadcast_shapes(q.batch_shape, prior.batch_shape)
     parts = (constant, slab.sum(dims) / 2, mask)
     return KLParts(*[part.expand(shape) for part in parts])
@@ -116,15 +125,15 @@ def gal_gap(q: SpikeAndSlab) -> Tensor:
     return (_mask_entropy(q) - information).expand(q.batch_shape)
 
 
-def _kl_spike_and_slab_normal(q: SpikeAndSlab, prior: Independent[Any]) -> Tensor:
+def _kl_block_factor_normal(q: BlockFactorNormal, prior: Independent[Any]) -> Tensor:
     parts = kl_parts(q, prior)
     return (parts.constant + parts.slab + parts.mask).to(q.loc.dtype)
 
 
-register_kl(SpikeAndSlab, Independent)(_kl_spike_and_slab_normal)
+register_kl(BlockFactorNormal, Independent)(_kl_block_factor_normal)
 
 
-def _diagonal_normal(q: SpikeAndSlab, prior: Independent[Any]) -> tuple[Tensor, Tensor]:
+def _diagonal_normal(q: BlockFactorNormal, prior: Independent[Any]) -> tuple[Tensor, Tensor]:
     base: Any = prior
     event_dim = 0
     while isinstance(base, Independent):
@@ -151,13 +160,6 @@ def _unexpanded(x: Tensor) -> Tensor:
 def _is_zero(x: Tensor) -> bool:
     """Whether ``x`` is known to be 0 without waiting for a GPU."""
     return x.numel() == 1 and x.device.type == "cpu" and not x.requires_grad and x.item() == 0.0
-
-
-def _spike_term(offset: Tensor, q: SpikeAndSlab) -> Tensor:
-    if is_flat(offset, q.event_dim):
-        return offset.to(torch.float64).square() * math.prod(q.block_shape)
-    batch = offset.shape[: max(offset.dim() - q.event_dim, 0)]
-    return block_square_sums(offset.expand(batch + q.event_shape), q.block_shape)
 
 
 def _scale_part(scale: Tensor, scale0: Tensor, event_shape: torch.Size) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from pyro_vrnn.distributions.block_factor import BlockFactorNormal
 from pyro_vrnn.distributions.drawn import Drawn, draw_rows, has_options, noise_of_rows
 from pyro_vrnn.distributions.row_bank import RowBank
-from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.ops import particles as ops
 
 
@@ -29,13 +29,13 @@ class LazyRows(Drawn):
     :class:`~pyro_vrnn.nn.Embedding`, :func:`torch.nn.functional.embedding`) draw what they need;
     any other operation sees the whole tensor.
 
-    :param SpikeAndSlab q: the table's distribution, whose blocks are rows.
+    :param BlockFactorNormal q: the table's distribution, whose blocks are rows.
     """
 
-    def __init__(self, q: SpikeAndSlab) -> None:
+    def __init__(self, q: BlockFactorNormal) -> None:
         self.q = q
         self._whole: Tensor | None = None
-        self._mask_rows = RowBank(lambda n: q.draw_mask((n, 1)))
+        self._mask_rows = RowBank(lambda n: q.draw_factors((n, 1)))
         self._noise_rows = noise_of_rows(q)
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -48,7 +48,7 @@ class LazyRows(Drawn):
         if self._whole is not None:
             rows = self._whole.index_select(0, flat)
         else:
-            kept = None if self.q.drop_prob == 0 else self._mask_rows(flat)
+            kept = self._mask_rows(flat) if self.q.has_factor else None
             rows = draw_rows(self.q, flat, kept, self._noise_rows)
         return rows.reshape(*ids.shape, -1)
 
@@ -56,8 +56,8 @@ class LazyRows(Drawn):
         """Return all of the draw."""
         if self._whole is None:
             table = self.q.loc
-            if self.q.drop_prob != 0:
-                table = table * self._mask_rows.into(self.q.draw_mask((len(table), 1)))
+            if self.q.has_factor:
+                table = table * self._mask_rows.into(self.q.draw_factors((len(table), 1)))
             if self.q.has_noise:
                 table = table + self.q.scale * self._noise_rows.into(torch.randn_like(table))
             self._whole = table

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from pyro_vrnn.distributions.block_factor import BlockFactorNormal
 from pyro_vrnn.distributions.drawn import Drawn, draw_rows, has_options, noise_of_rows
 from pyro_vrnn.distributions.row_bank import RowBank
-from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.distributions.unscored import Unscored
 from pyro_vrnn.ops import particles as ops
 from pyro_vrnn.ops.recurrent import recurrent
@@ -53,21 +53,21 @@ class SequenceDraw(Drawn):
     and a number that depends on it cannot be read
     (:class:`~pyro_vrnn.distributions.unscored.Unscored`): score the site by its analytic KL.
 
-    :param SpikeAndSlab q: distribution of one weight, of blocks that are input columns (of all
+    :param BlockFactorNormal q: distribution of one weight, of blocks that are input columns (of all
         rows, or of K equal parts of the rows), or rows of an embedding.
     :param str name: the site's name.
     :param SequenceCount count: shared by the sites of one call.
     """
 
-    def __init__(self, q: SpikeAndSlab, name: str, count: SequenceCount) -> None:
+    def __init__(self, q: BlockFactorNormal, name: str, count: SequenceCount) -> None:
         self.q, self.site_name, self._count = q, name, count
         self._mask: Tensor | None = None
         self._noise: Tensor | None = None
-        self._mask_rows = RowBank(lambda n: q.draw_mask((n, 1)))
+        self._mask_rows = RowBank(lambda n: q.draw_factors((n, 1)))
         self._noise_rows = noise_of_rows(q)
 
     @classmethod
-    def of_masks(cls, q: SpikeAndSlab, name: str, masks: Tensor) -> SequenceDraw:
+    def of_masks(cls, q: BlockFactorNormal, name: str, masks: Tensor) -> SequenceDraw:
         """
         Return the value whose masks are given, ``(N, *grid)``, for a q without noise.
 
@@ -101,7 +101,7 @@ class SequenceDraw(Drawn):
         if self._mask is None:
             if self.q.block_shape[-1] != 1:
                 raise self._refusal("linear map, its blocks are rows")
-            self._mask = self.q.draw_mask((num_sequences, *self.q.grid_shape))
+            self._mask = self.q.draw_factors((num_sequences, *self.q.grid_shape))
             if self.q.has_noise:
                 self._noise = self.q.scale * torch.randn_like(self.q.loc)
         return MaskedWeight(self.q.loc, self._mask, self._noise)

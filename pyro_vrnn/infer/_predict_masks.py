@@ -53,7 +53,7 @@ class MaskDraws(GuideDraws):
 
     def _draw(self, size: int) -> Weights:
         return {
-            name: q.draw_mask((size, *q.grid_shape))
+            name: q.draw_factors((size, *q.grid_shape))
             for name, q in self._q.items()
             if q.drop_prob != 0
         }
