@@ -153,8 +153,7 @@ class Forecaster(GaussianSequenceModel):
             )
         inputs = (self._changes(x) - self.center) / self.scale
         remaining = None if lengths is None else lengths - (self.lag or 0)
-        state, particles = self.last_state(inputs, remaining)
         unit = self.scale[0]
-        loc = self._base(x, lengths) + unit * self.head(state, particles=particles)
+        loc = self._base(x, lengths) + unit * self.output(inputs, remaining)
         self.observe(loc, unit * self.tau.rsqrt(), y, weight=1.0 / self.overlap)
         return loc

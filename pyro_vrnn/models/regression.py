@@ -76,7 +76,6 @@ class SequenceRegression(GaussianSequenceModel):
             than ``num_data``.
         """
         self.check_input(x)
-        state, particles = self.last_state(x, lengths)
-        loc = self.head(state, particles=particles)
+        loc = self.output(x, lengths)
         self.observe(loc, self.tau.rsqrt(), y)
         return loc

@@ -289,7 +289,7 @@ def test_sequences_are_validated_once(monkeypatch):
     q(x, y)
     seen = []
     monkeypatch.setattr(
-        "pyro_vrnn.models.gaussian.check_finite", lambda name, value: seen.append(name)
+        "pyro_vrnn.models.sequence.check_finite", lambda name, value: seen.append(name)
     )
     predict(program, q, x, num_samples=20, strategy="loop")
     assert seen == ["x", "x"]  # the first sequence for its shapes, then all

@@ -1,0 +1,115 @@
+"""What the models of one output a sequence share: network, head, checks of x, data plate."""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor
+
+from pyro_vrnn.nn.embedding import Embedding
+from pyro_vrnn.nn.linear import Linear
+from pyro_vrnn.nn.own_params import OwnParamsModule
+from pyro_vrnn.nn.recurrent import RecurrentModule
+from pyro_vrnn.nn.weights import Prior
+from pyro_vrnn.shapes import (
+    check_dtype,
+    check_finite,
+    check_positive_int,
+    check_shape,
+    shape_text,
+)
+
+
+class SequenceModel(OwnParamsModule):
+    """
+    A recurrent network, a linear head on its last valid state, and a plate over sequences.
+
+    :param int out_features: size of the head's output.
+    :param prior_scale: prior of the head, as in :class:`~pyro_vrnn.nn.Linear`.
+    """
+
+    def __init__(
+        self,
+        rnn: RecurrentModule,
+        out_features: int,
+        *,
+        num_data: int | None,
+        prior_scale: Prior,
+        embedding: Embedding | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(rnn, RecurrentModule):
+            raise TypeError(
+                "Expected rnn to be a pyro_vrnn.nn RNN, LSTM or GRU (its weights need priors), "
+                f"got {type(rnn).__module__}.{type(rnn).__name__}."
+            )
+        if embedding is not None and not isinstance(embedding, Embedding):
+            raise TypeError(
+                "Expected embedding to be a pyro_vrnn.nn.Embedding (its table needs a prior), "
+                f"got {type(embedding).__module__}.{type(embedding).__name__}."
+            )
+        if embedding is not None and embedding.embedding_dim != rnn.input_size:
+            raise ValueError(
+                f"Expected an embedding of {rnn.input_size} dims, the rnn's input_size, "
+                f"got {embedding.embedding_dim}."
+            )
+        self.rnn = rnn
+        self.embedding = embedding
+        self.num_data = None if num_data is None else check_positive_int("num_data", num_data)
+        self.head = Linear(
+            self.num_features, out_features, prior_scale=prior_scale, **rnn.factory_kwargs
+        )
+
+    @property
+    def num_features(self) -> int:
+        """Size of the last state: H times the number of directions."""
+        return self.rnn.hidden_size * self.rnn.num_directions
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an ``x`` of the wrong shape or dtype, an empty one, or one that is not finite."""
+        tail = () if self.embedding is not None else (self.rnn.input_size,)
+        check_shape("x", x, ("N", "T", *tail))
+        if len(x) == 0:
+            raise ValueError(
+                f"Expected x of at least one sequence, got shape {shape_text(x.shape)}."
+            )
+        if self.embedding is not None:
+            return
+        check_dtype("x", x, self.rnn.factory_kwargs["dtype"])
+        if is_validation_enabled():
+            check_finite("x", x)
+
+    def output(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """
+        Return the head of the last layer's last valid h, directions concatenated.
+
+        :param x: ``(N, T, D)``, or ids ``(N, T)`` with an embedding.
+        :returns: ``(*P, N, out_features)``.
+        """
+        if self.embedding is not None:
+            x = self.embedding(x, batch_dim=0)
+        if not self.rnn.batch_first:
+            x = x.transpose(-3, -2)
+        _, state = self.rnn(x, lengths=lengths)
+        h_n = state[0] if isinstance(state, tuple) else state  # (L*R, *P, N, H)
+        last = torch.cat(h_n[-self.rnn.num_directions :].unbind(0), dim=-1)  # (*P, N, R*H)
+        return self.head(last, particles=last.dim() - 2)
+
+    def data_plate(self, batch_size: int, device: torch.device, observed: bool) -> pyro.plate:
+        """
+        Return the plate over sequences, which scales a minibatch's likelihood by N / B.
+
+        It does so without ``observed`` too: a handler around the model may observe ``"obs"``.
+
+        :raises ValueError: if the observed batch is larger than ``num_data``.
+        """
+        size = batch_size if self.num_data is None else self.num_data
+        if batch_size > size:
+            if observed:
+                raise ValueError(
+                    f"Expected a batch of at most num_data={size} sequences, got {batch_size}."
+                )
+            size = batch_size  # a prediction
+        subsample = torch.arange(batch_size, device=device)
+        return pyro.plate("data", size, subsample=subsample, dim=-1)
