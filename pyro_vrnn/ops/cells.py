@@ -6,6 +6,9 @@ so the unrolled network makes that product for all steps at once), and the state
 before. Shapes: ``gates_x`` is ``(*, N, G*H)``, a state is ``(*, N, H)``, ``weight_hh`` is
 ``(*, G*H, H)`` and ``bias_hh`` is ``(*, G*H)``; ``*`` is nothing or ``S`` particles.
 
+A cell is one product, ``gates_h = affine(h, weight_hh, bias_hh)``, and a function of the numbers
+that stand in one place of ``gates_x``, ``gates_h`` and the state: :data:`POINTWISE` has those.
+
 Gate order and the place of the biases are torch.nn's, so weights pass between the two unchanged.
 """
 
@@ -18,6 +21,7 @@ from torch import Tensor
 
 State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
+Pointwise = Callable[[Tensor, Tensor, State], State]
 
 
 def affine(
@@ -39,36 +43,29 @@ def affine(
     return product.add_(bias.unsqueeze(-2)) if in_place else product + bias.unsqueeze(-2)
 
 
-def rnn_tanh_cell(
-    gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None
-) -> State:
-    r""":math:`h' = \tanh(g + W_{hh} h + b_{hh})`."""
-    (h,) = state
-    return (torch.tanh(gates_x + affine(h, weight_hh, bias_hh)),)
+def rnn_tanh(gates_x: Tensor, gates_h: Tensor, state: State) -> State:
+    r""":math:`h' = \tanh(x + h)` of the two products."""
+    return (torch.tanh(gates_x + gates_h),)
 
 
-def rnn_relu_cell(
-    gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None
-) -> State:
-    r""":math:`h' = \max(0, g + W_{hh} h + b_{hh})`."""
-    (h,) = state
-    return (torch.relu(gates_x + affine(h, weight_hh, bias_hh)),)
+def rnn_relu(gates_x: Tensor, gates_h: Tensor, state: State) -> State:
+    r""":math:`h' = \max(0, x + h)` of the two products."""
+    return (torch.relu(gates_x + gates_h),)
 
 
-def lstm_cell(gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None) -> State:
+def lstm(gates_x: Tensor, gates_h: Tensor, state: State) -> State:
     r"""
     Gates in torch's order i, f, g, o.
 
     .. math::
         c' = \sigma(f)\, c + \sigma(i) \tanh(g), \qquad h' = \sigma(o) \tanh(c').
     """
-    h, c = state
-    i, f, g, o = (gates_x + affine(h, weight_hh, bias_hh)).chunk(4, dim=-1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    i, f, g, o = (gates_x + gates_h).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def gru_cell(gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None) -> State:
+def gru(gates_x: Tensor, gates_h: Tensor, state: State) -> State:
     r"""
     Gates in torch's order r, z, n; the reset gate acts *after* the recurrent product, as in torch.
 
@@ -78,18 +75,27 @@ def gru_cell(gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor |
     So a dropped column of :math:`W_{hn}` hides one unit of ``h`` from ``n`` alone; the carried
     ``z h`` is never masked, and ``|h'| <= 1`` whenever ``|h| <= 1``, whatever is dropped.
     """
-    (h,) = state
     x_r, x_z, x_n = gates_x.chunk(3, dim=-1)
-    h_r, h_z, h_n = affine(h, weight_hh, bias_hh).chunk(3, dim=-1)
+    h_r, h_z, h_n = gates_h.chunk(3, dim=-1)
     z = torch.sigmoid(x_z + h_z)
     n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
-    return ((1 - z) * n + z * h,)
+    return ((1 - z) * n + z * state[0],)
 
 
-CELLS: dict[str, Cell] = {
-    "RNN_TANH": rnn_tanh_cell,
-    "RNN_RELU": rnn_relu_cell,
-    "LSTM": lstm_cell,
-    "GRU": gru_cell,
+def cell_of(pointwise: Pointwise) -> Cell:
+    """Return the cell whose recurrent product is that of one weight, whole."""
+
+    def cell(gates_x: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None) -> State:
+        return pointwise(gates_x, affine(state[0], weight_hh, bias_hh), state)
+
+    return cell
+
+
+POINTWISE: dict[str, Pointwise] = {
+    "RNN_TANH": rnn_tanh,
+    "RNN_RELU": rnn_relu,
+    "LSTM": lstm,
+    "GRU": gru,
 }
+CELLS: dict[str, Cell] = {mode: cell_of(pointwise) for mode, pointwise in POINTWISE.items()}
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
