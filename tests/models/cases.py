@@ -44,5 +44,18 @@ def forecaster(cell="lstm", device=None, dtype=torch.float32, **kwargs):
     return model, pieces[:, :9, None].contiguous(), pieces[:, 9:].contiguous()
 
 
-MODELS = {"regression": regression, "forecaster": forecaster}
+def classification(cell="lstm", device=None, dtype=torch.float32, **kwargs):
+    """Return a small SequenceClassification and one batch (x, y) of N = 6, T = 5, D = 3; C = 4."""
+    rnn = CELLS[cell](3, 4, 2, bidirectional=True, device=device, dtype=dtype)
+    model = vrnn.models.SequenceClassification(rnn, 4, **kwargs)
+    x = torch.randn(6, 5, 3, device=device, dtype=dtype)
+    return model, x, torch.randint(4, (6,), device=device)
+
+
+def output(draws):
+    """Return what a model gave: its means, or its logits."""
+    return draws["logits" if "logits" in draws else "loc"]
+
+
+MODELS = {"regression": regression, "forecaster": forecaster, "classification": classification}
 models = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)

@@ -19,6 +19,7 @@ from tests.models.cases import (
     guides,
     models,
     modes,
+    output,
     regression,
 )
 
@@ -64,11 +65,11 @@ def test_predictive(cell, make, guide_name, parallel, device, dtype):
     guide = GUIDES[guide_name](model)
     guide(x, y)
     draws = Predictive(model, guide=guide, num_samples=7, parallel=parallel)(x)
-    assert draws["obs"].shape == (7, 6, 2)
-    assert draws["loc"].shape == (7, 6, 2)
-    assert draws["obs"].dtype == dtype
+    assert draws["obs"].shape == (7, *y.shape)
+    assert output(draws).shape[:2] == (7, 6)
+    assert (draws["obs"].dtype, output(draws).dtype) == (y.dtype, dtype)
     # A different draw of the weights gives a different mean, for every sequence.
-    assert len({float(v) for v in draws["loc"][:, 0, 0]}) == 7
+    assert len({float(v) for v in output(draws)[:, 0, 0]}) == 7
 
 
 @cells
@@ -84,7 +85,7 @@ def test_predictive_is_the_model_at_each_draw(cell, make, parallel, device):
     expected = [
         poutine.condition(model, {k: v[i] for k, v in weights.items()})(x) for i in range(6)
     ]
-    torch.testing.assert_close(draws["loc"], torch.stack(expected), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(output(draws), torch.stack(expected), rtol=1e-10, atol=1e-10)
 
 
 @cells
