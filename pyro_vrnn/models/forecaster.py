@@ -8,14 +8,8 @@ from torch import Tensor
 from pyro_vrnn.models.gaussian import GaussianSequenceModel
 from pyro_vrnn.nn.recurrent import RecurrentModule
 from pyro_vrnn.nn.weights import Prior
-from pyro_vrnn.shapes import (
-    check_finite,
-    check_last_dim,
-    check_lengths,
-    check_positive_float,
-    check_positive_int,
-    shape_text,
-)
+from pyro_vrnn.ops.forecast import base, changes, check_windows, min_window, standard_units
+from pyro_vrnn.shapes import check_positive_float, check_positive_int
 
 
 class Forecaster(GaussianSequenceModel):
@@ -90,7 +84,7 @@ class Forecaster(GaussianSequenceModel):
     @property
     def min_window(self) -> int:
         """The fewest past values a window must hold."""
-        return 1 if self.lag is None else self.lag + 1
+        return min_window(self.lag)
 
     def fit_scaling(self, values: Tensor) -> None:
         """
@@ -99,35 +93,9 @@ class Forecaster(GaussianSequenceModel):
         :param values: the series ``(n,)``, or with covariates ``(n, 1+C)``, n past the lag.
         :raises ValueError: if a value is not finite, or there are too few.
         """
-        # In float64: float32 would round a large level before its changes are taken.
-        values = torch.as_tensor(values, dtype=torch.float64, device=self.center.device)
-        values = values.unsqueeze(-1) if values.dim() == 1 else values
-        check_finite("values", check_last_dim("values", values, self.rnn.input_size))
-        if len(values) < self.min_window + 1:
-            raise ValueError(f"Expected over {self.min_window} values, got {len(values)}.")
-        values = self._changes(values)
-        scale, center = torch.std_mean(values, dim=0)
-        # The change of an exactly linear series is constant; only its unit is then arbitrary.
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        center, scale = standard_units(values, self.lag, self.rnn.input_size, self.center.device)
         self.center.copy_(center)
         self.scale.copy_(scale)
-
-    def _changes(self, x: Tensor) -> Tensor:  # (*, T, 1+C) -> (*, T-lag, 1+C)
-        if self.lag is None:
-            return x
-        change = x[..., self.lag :, :1] - x[..., : -self.lag, :1]
-        return torch.cat([change, x[..., self.lag :, 1:]], dim=-1)
-
-    def _base(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return what the network's output is added to, ``(N, horizon)``, in raw units."""
-        series = x[..., 0]  # (N, T)
-        if self.lag is None:
-            return self.center[0].expand(len(x), self.horizon)
-        ends = torch.full((len(x),), x.shape[1]) if lengths is None else lengths
-        ends = ends.to(x.device).unsqueeze(-1)  # (N, 1)
-        steps = torch.arange(self.horizon, device=x.device)
-        last_change = series.gather(1, ends - 1) - series.gather(1, ends - 1 - self.lag)
-        return series.gather(1, ends - self.lag + steps) + last_change
 
     def forward(self, x: Tensor, y: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """
@@ -141,19 +109,11 @@ class Forecaster(GaussianSequenceModel):
             is not finite, or the batch is larger than ``num_data``.
         """
         self.check_input(x)
-        num_steps = x.shape[1]
-        shortest = num_steps
-        if lengths is not None:
-            lengths = check_lengths(lengths, len(x), num_steps)
-            shortest = int(lengths.min())
-        if shortest < self.min_window:
-            raise ValueError(
-                f"Expected windows of at least {self.min_window} steps (lag {self.lag}), "
-                f"got {shortest} in x of shape {shape_text(x.shape)}."
-            )
-        inputs = (self._changes(x) - self.center) / self.scale
+        lengths = check_windows(x, lengths, self.lag)
+        inputs = (changes(x, self.lag) - self.center) / self.scale
         remaining = None if lengths is None else lengths - (self.lag or 0)
         unit = self.scale[0]
-        loc = self._base(x, lengths) + unit * self.output(inputs, remaining)
+        start = base(x, lengths, lag=self.lag, horizon=self.horizon, center=self.center)
+        loc = start + unit * self.output(inputs, remaining)
         self.observe(loc, unit * self.tau.rsqrt(), y, weight=1.0 / self.overlap)
         return loc
