@@ -1,17 +1,26 @@
 """Guides and training."""
 
-from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab, GuideSite
+from pyro_vrnn.infer.auto_drop_connect import AutoDropConnect
+from pyro_vrnn.infer.auto_mean_field_normal import AutoMeanFieldNormal
+from pyro_vrnn.infer.auto_multiplicative_normal import AutoMultiplicativeNormal
+from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab, NearSpike
 from pyro_vrnn.infer.exact_kl_elbo import ELBOParts, TraceExactKL_ELBO
 from pyro_vrnn.infer.fit import FitResult, fit
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.infer.initialization import init_to_module
 from pyro_vrnn.infer.predict import Prediction, predict
+from pyro_vrnn.infer.weight_guide import AutoWeightGuide, GuideSite
 
 __all__ = [
+    "AutoDropConnect",
+    "AutoMeanFieldNormal",
+    "AutoMultiplicativeNormal",
     "AutoSpikeAndSlab",
+    "AutoWeightGuide",
     "ELBOParts",
     "FitResult",
     "GuideSite",
+    "NearSpike",
     "Prediction",
     "TraceExactKL_ELBO",
     "fit",

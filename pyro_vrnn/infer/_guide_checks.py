@@ -9,21 +9,27 @@ import torch
 from pyro.distributions import constraints
 
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, WeightSite
-from pyro_vrnn.shapes import check_positive_float, check_probability, shape_text
+from pyro_vrnn.shapes import (
+    check_nonnegative_float,
+    check_positive_float,
+    check_probability,
+    shape_text,
+)
 
 PerSite = float | Mapping[str, float]
 
 
 def check_drop_prob(name: str, value: Any) -> float:
-    if check_probability(name, value) == 1:
-        raise ValueError(f"Expected {name} in [0, 1), got {value}: every weight would be noise.")
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, (int, float)) and not 0 <= value < 1:
+        why = ": every weight would be noise" if value == 1 else ""
+        raise ValueError(f"Expected {name} in [0, 1), got {value}{why}.")
+    return check_probability(name, value)
 
 
 def check_scale(name: str, value: Any, learned: bool) -> float:
-    if not learned and not isinstance(value, bool) and value == 0:
-        return 0.0
-    return check_positive_float(name, value)
+    if learned:
+        return check_positive_float(name + ", which is learned,", value)
+    return check_nonnegative_float(name, value)
 
 
 def check_sequence_blocks(

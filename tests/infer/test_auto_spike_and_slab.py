@@ -222,22 +222,22 @@ def test_block_shapes_replace_the_records():
 
 ARGUMENTS = {
     "p=1": ({"drop_prob": 1.0}, ValueError, r"Expected drop_prob in \[0, 1\), got 1"),
-    "p>1": ({"drop_prob": 1.3}, ValueError, r"Expected drop_prob in \[0, 1\], got 1.3"),
-    "p<0": ({"drop_prob": -0.1}, ValueError, r"Expected drop_prob in \[0, 1\], got -0.1"),
-    "p-nan": ({"drop_prob": float("nan")}, ValueError, r"Expected drop_prob in \[0, 1\], got nan"),
+    "p>1": ({"drop_prob": 1.3}, ValueError, r"Expected drop_prob in \[0, 1\), got 1.3"),
+    "p<0": ({"drop_prob": -0.1}, ValueError, r"Expected drop_prob in \[0, 1\), got -0.1"),
+    "p-nan": ({"drop_prob": float("nan")}, ValueError, r"Expected drop_prob in \[0, 1\), got nan"),
     "p-text": ({"drop_prob": "0.2"}, TypeError, r"Expected drop_prob to be a number.*'0.2'"),
     "p-in-dict": (
         {"drop_prob": {"bias": 1.5}},
         ValueError,
-        r"Expected drop_prob\['bias'\] in \[0, 1\], got 1.5",
+        r"Expected drop_prob\['bias'\] in \[0, 1\), got 1.5",
     ),
     "scale=0": (
         {"scale": 0, "learn_scale": True},
         ValueError,
-        r"Expected scale to be a positive number, got 0",
+        r"Expected scale, which is learned, to be a positive number, got 0",
     ),
     "scale<0": ({"scale": {"bias": -1.0}}, ValueError, r"Expected scale\['bias'\] .*, got -1.0"),
-    "scale-inf": ({"scale": float("inf")}, ValueError, r"Expected scale .*positive.*, got inf"),
+    "scale-inf": ({"scale": float("inf")}, ValueError, r"Expected scale .*at least 0, got inf"),
     "gates": ({"gates": "both"}, ValueError, r"Expected gates to be one of 'tied', 'untied'"),
     "scope": ({"scope": "step"}, ValueError, r"Expected scope to be one of 'batch', 'sequence'"),
 }
