@@ -1,5 +1,27 @@
-"""What the Bayesian networks are compared with: forecasts that know no Pyro."""
+"""What the Bayesian networks are compared with: dropout in plain torch, and a forecast's floor."""
 
+from pyro_vrnn.baselines.embedding import Embedding
+from pyro_vrnn.baselines.linear import Linear
+from pyro_vrnn.baselines.losses import GaussianLoss, SoftmaxLoss
+from pyro_vrnn.baselines.mc_dropout import mc_samples
+from pyro_vrnn.baselines.networks import ForecastNetwork, SequenceNetwork
+from pyro_vrnn.baselines.recurrent import GRU, LSTM, RNN
 from pyro_vrnn.baselines.seasonal_naive import SeasonalNaive
+from pyro_vrnn.baselines.weight_decay import decay_groups, l2_penalty, length_scale_weight_decay
 
-__all__ = ["SeasonalNaive"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Embedding",
+    "ForecastNetwork",
+    "GaussianLoss",
+    "Linear",
+    "SeasonalNaive",
+    "SequenceNetwork",
+    "SoftmaxLoss",
+    "decay_groups",
+    "l2_penalty",
+    "length_scale_weight_decay",
+    "mc_samples",
+]
