@@ -106,5 +106,5 @@ class Linear(WeightModule):
 
     def extra_repr(self) -> str:
         """Show the constructor's arguments."""
-        bias = "bias" in self._weight_sites
+        bias = "bias" in self._weight_shapes
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"

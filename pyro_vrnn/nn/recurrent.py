@@ -114,6 +114,9 @@ class RecurrentModule(WeightModule):
             for suffix in self._suffixes(layer)
         ]
 
+    def flatten_parameters(self) -> None:
+        """Do nothing: there are no parameters; programs written for torch.nn call this."""
+
     def forward(
         self,
         input: Tensor | PackedSequence,
