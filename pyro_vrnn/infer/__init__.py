@@ -5,7 +5,7 @@ from pyro_vrnn.infer.auto_mean_field_normal import AutoMeanFieldNormal
 from pyro_vrnn.infer.auto_multiplicative_normal import AutoMultiplicativeNormal
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab, NearSpike
 from pyro_vrnn.infer.exact_kl_elbo import ELBOParts, TraceExactKL_ELBO
-from pyro_vrnn.infer.fit import FitResult, fit
+from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.infer.initialization import init_to_module
 from pyro_vrnn.infer.predict import Prediction, predict
@@ -24,6 +24,7 @@ __all__ = [
     "Prediction",
     "TraceExactKL_ELBO",
     "fit",
+    "fit_loss",
     "function_draws",
     "init_to_module",
     "predict",

@@ -145,7 +145,7 @@ class AutoSpikeAndSlab(AutoWeightGuide):
         self._check_built("a guide without sites")
         found = {}
         for name, site in self.sites.items():
-            if site.drop_prob == 0 or site.scale == 0:
+            if site.drop_prob == 0:
                 continue
             q = self.distribution(name)
             distances = block_square_ratios(q.loc, q.scale, q.block_shape).sqrt()

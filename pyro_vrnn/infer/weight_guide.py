@@ -31,6 +31,7 @@ from pyro_vrnn.infer._guide_checks import (
 from pyro_vrnn.infer.function_draws import wants_function_draws
 from pyro_vrnn.infer.initialization import InitLocFn, default_initial
 from pyro_vrnn.nn.own_params import OwnParamsModule
+from pyro_vrnn.nn.plain import plain_torch
 from pyro_vrnn.shapes import check_choice, check_finite, shape_text
 
 SCOPES = ("batch", "sequence")
@@ -309,8 +310,6 @@ class AutoWeightGuide(AutoGuide):
         :raises ValueError: if a weight of the model is no site of the guide.
         :raises RuntimeError: if the guide was not called yet.
         """
-        from pyro_vrnn.nn.plain import plain_torch
-
         check_choice("weights", weights, ("mean", "sample"))
         self._check_built("a guide without sites")
         with torch.no_grad():
