@@ -243,6 +243,15 @@ def test_calls(args, error, message, validate):
         model(*args)
 
 
+def test_classes_are_not_read_off_the_cpu(monkeypatch):
+    """A GPU would have to be waited for; tensors on the meta device have no values at all."""
+    model, x, y = (part.to("meta") for part in classification())
+    logits = torch.zeros(6, 4, device="meta")
+    monkeypatch.setattr(type(model), "output", lambda *_: logits)
+    with pyro.validation_enabled(False):
+        assert model(x, y) is logits
+
+
 BUILD = {
     "rnn": (dict(rnn=torch.nn.LSTM(8, 5)), TypeError, r"pyro_vrnn.nn RNN.* torch.nn.*\.LSTM"),
     "one-class": (dict(num_classes=1), ValueError, r"Expected num_classes of at least 2, got 1\."),
