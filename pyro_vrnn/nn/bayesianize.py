@@ -23,7 +23,7 @@ def bayesianize(
     module: nn.Module, *, prior_scale: Prior = 1.0, prior_loc: Prior = 0.0
 ) -> PyroModule:
     r"""
-    Return a copy of a torch.nn module with a prior :math:`N(m_0, s^2)` on the weights of its layers.
+    Return a copy of a torch.nn module with priors :math:`N(m_0, s^2)` on its layers' weights.
 
     ``RNN``, ``LSTM``, ``GRU``, ``Linear`` and ``Embedding`` become those of :mod:`pyro_vrnn.nn`
     with the same options. All else keeps its class and its ``forward``. The sites have the names

@@ -128,6 +128,122 @@ def test_a_forward_pass_leaves_the_module_alone():
     assert not list(lstm.parameters())
 
 
+class Pair(PyroModule):
+    """A table and an output layer that reads the same weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = vrnn.nn.Embedding(9, 3, prior_scale=0.5)
+        self.out = vrnn.nn.Linear(3, 9)
+        self.out.tie("weight", self.table, "weight")
+
+    def forward(self, ids):
+        return self.out(self.table(ids))
+
+
+def test_a_tied_weight_is_the_owners_site():
+    pair, ids = Pair(), torch.arange(4)
+    sites = sample_sites(pair, ids)
+    assert list(sites) == ["table.weight", "out.bias"]
+    assert sites["table.weight"]["infer"]["weight_site"].kind == "linear"
+    assert pair.out.prior("weight").stddev.unique().tolist() == [0.5]
+    assert pair.out.site_names == {"weight": "table.weight", "bias": "out.bias"}
+    assert [name for name, _ in pair.out.named_modules()] == [""]
+    table, bias = sites["table.weight"]["value"], sites["out.bias"]["value"]
+    y = poutine.condition(pair, {"table.weight": table, "out.bias": bias})(ids)
+    torch.testing.assert_close(y, table[ids] @ table.T + bias)
+    assert not [name for name in pair.state_dict() if name.endswith("out._prior_scale_weight")]
+
+
+def test_a_prior_may_be_put_in_the_place_of_a_tie():
+    pair = Pair()
+    pair.out.weight = PyroSample(dist.Laplace(0.0, 1.0).expand([9, 3]).to_event(2))
+    assert list(sample_sites(pair, torch.arange(4))) == ["table.weight", "out.weight", "out.bias"]
+
+
+def tie(name="weight", owner=None, owner_name="weight"):
+    layer = vrnn.nn.Linear(3, 9)
+    layer.tie(name, layer if owner is None else owner, owner_name)
+
+
+TIE_ERRORS = {
+    "name": (lambda: tie("w"), r"one of the weights weight, bias of a Linear, got 'w'"),
+    "owner-name": (
+        lambda: tie(owner=vrnn.nn.Embedding(9, 3), owner_name="w"),
+        r"one of the weights weight of a Embedding, got 'w'",
+    ),
+    "itself": (tie, r"another weight to tie 'weight' to, got itself"),
+    "shape": (
+        lambda: tie(owner=vrnn.nn.Linear(9, 3)),
+        r"one shape, kind and number of gates, got linear \(3, 9\) .* and linear \(9, 3\)",
+    ),
+    "kind": (
+        lambda: tie("bias", vrnn.nn.LSTM(4, 9), "bias_hh_l0"),
+        r"got bias \(36,\) of 4 gates and bias \(9,\) of 1 gates",
+    ),
+    "already-tied": (
+        lambda: tie(owner=Pair().out),
+        r"one of the weights bias of a Linear, got 'weight'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), TIE_ERRORS.values(), ids=TIE_ERRORS)
+def test_tie_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_start_from_given_values():
+    layer = vrnn.nn.Linear(3, 9)
+    value = torch.randn(9, 3)
+    layer.start_from({"weight": value})
+    expected = value.clone()
+    value.zero_()
+    assert torch.equal(layer._weight_sites["weight"].initial(expected.shape), expected)
+    assert not torch.equal(vrnn.nn.Linear(3, 9)._weight_sites["weight"].initial((9, 3)), expected)
+    with pytest.raises(ValueError, match=r"Expected weight of shape \(9, 3\), got \(3, 9\)"):
+        layer.start_from({"weight": expected.T})
+    with pytest.raises(ValueError, match=r"one of the weights weight, bias of a Linear, got 'w'"):
+        layer.start_from({"w": expected})
+
+
+STATES = {
+    "layer": (lambda: vrnn.nn.LSTM(3, 8), lambda: torch.nn.LSTM(3, 8), "weight_ih_l0"),
+    "nested": (
+        lambda: torch.nn.ModuleDict({"a": vrnn.nn.Linear(3, 8)}),
+        lambda: torch.nn.ModuleDict({"a": torch.nn.Linear(3, 8)}),
+        "a.weight, a.bias",
+    ),
+    "tied": (
+        lambda: torch.nn.ModuleList([Pair().out]),
+        lambda: torch.nn.ModuleList([torch.nn.Linear(3, 9)]),
+        "0.bias, 0.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "names"), STATES.values(), ids=STATES)
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not-strict"])
+def test_a_state_dict_of_parameters_is_refused(ours, theirs, names, strict):
+    message = (
+        f"Expected a state dict without {names}.* are sample sites, not parameters.*"
+        r"bayesianize\(module\), or pyro_vrnn\.infer\.init_to_module\(module\)"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        ours().load_state_dict(theirs().state_dict(), strict=strict)
+
+
+def test_a_state_dict_of_ours_loads():
+    layer, other = vrnn.nn.Linear(3, 8, prior_scale=0.5), vrnn.nn.Linear(3, 8)
+    other.load_state_dict(layer.state_dict())
+    assert other.prior("weight").stddev.unique().tolist() == [0.5]
+    layer.weight = torch.nn.Parameter(torch.ones(8, 3))  # not a site any more
+    other.weight = torch.nn.Parameter(torch.zeros(8, 3))
+    other.load_state_dict(layer.state_dict())
+    assert other.weight.unique().tolist() == [1.0]
+
+
 BLOCKS = {
     "weight_ih-untied": (WeightSite("weight_ih", 4), (80, 3), "untied", (20, 1)),
     "weight_ih-tied": (WeightSite("weight_ih", 4), (80, 3), "tied", (80, 1)),
