@@ -41,13 +41,13 @@ def demo(
     steps: Annotated[int, typer.Option(help="Optimiser steps of each candidate.")] = 500,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
-    """Forecast a real series (weekly CO2, or your own) and judge the forecasts."""
+    """Forecast a real series (weekly CO2, or your own) by seven methods, and judge them."""
     import torch
 
     from pyro_vrnn.data.series import co2_weekly, read_csv
     from pyro_vrnn.experiments.demo import run_demo
-    from pyro_vrnn.experiments.forecast import ForecastConfig
-    from pyro_vrnn.experiments.forecast_report import describe
+    from pyro_vrnn.experiments.forecast_plan import ForecastConfig
+    from pyro_vrnn.experiments.forecast_text import describe
 
     if (csv is None) != (column is None):
         raise ValueError("Expected --csv and --column together, got only one of them.")

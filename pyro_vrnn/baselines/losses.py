@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,14 +14,28 @@ from pyro_vrnn.baselines.weight_decay import l2_penalty
 from pyro_vrnn.shapes import check_positive_float, check_positive_int, check_shape, shape_text
 
 
+def _run(
+    network: torch.nn.Module,
+    x: Tensor,
+    lengths: Tensor | None,
+    masks: Mapping[str, Tensor] | None,
+) -> Tensor:
+    output: Tensor = network(x, lengths) if masks is None else network(x, lengths, masks=masks)
+    return output
+
+
 class PenalisedLoss(torch.nn.Module):
     """What :class:`GaussianLoss` and :class:`SoftmaxLoss` share: N / B and the penalty."""
 
-    def __init__(self, network: torch.nn.Module, num_data: int | None, prior_scale: float) -> None:
+    def __init__(
+        self, network: torch.nn.Module, num_data: int | None, prior_scale: float | None
+    ) -> None:
         super().__init__()
         self.network = network
         self.num_data = None if num_data is None else check_positive_int("num_data", num_data)
-        self.prior_scale = check_positive_float("prior_scale", prior_scale)
+        if prior_scale is not None:
+            check_positive_float("prior_scale", prior_scale)
+        self.prior_scale = prior_scale
 
     def _total(self, nll: Tensor, batch_size: int, weight: float = 1.0) -> Tensor:
         """Return the loss over the whole data from a batch's minus log-likelihood."""
@@ -29,7 +44,10 @@ class PenalisedLoss(torch.nn.Module):
             raise ValueError(
                 f"Expected a batch of at most num_data={size} sequences, got {batch_size}."
             )
-        return weight * size / batch_size * nll + l2_penalty(self.network, self.prior_scale)
+        total = weight * size / batch_size * nll
+        if self.prior_scale is None:
+            return total
+        return total + l2_penalty(self.network, self.prior_scale)
 
 
 class GaussianLoss(PenalisedLoss):
@@ -58,7 +76,7 @@ class GaussianLoss(PenalisedLoss):
     :param int num_data: N, number of sequences in the data set; None if every batch is all of it.
     :param float weight: c, what the log-likelihood is multiplied by: 1 / overlap of a
         :class:`~pyro_vrnn.models.Forecaster`.
-    :param float prior_scale: s of :func:`~pyro_vrnn.baselines.l2_penalty`.
+    :param float prior_scale: s of :func:`~pyro_vrnn.baselines.l2_penalty`; None for no penalty.
     :raises ValueError: if an argument is not positive, or ``tau`` has more than one dim.
     """
 
@@ -73,7 +91,7 @@ class GaussianLoss(PenalisedLoss):
         learn_tau: bool = False,
         num_data: int | None = None,
         weight: float = 1.0,
-        prior_scale: float = 1.0,
+        prior_scale: float | None = 1.0,
     ) -> None:
         super().__init__(network, num_data, prior_scale)
         self.weight = check_positive_float("weight", weight)
@@ -93,16 +111,24 @@ class GaussianLoss(PenalisedLoss):
         """The precision."""
         return self.log_tau.exp()
 
-    def forward(self, x: Tensor, y: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """
         Return the loss, a scalar in nats.
 
         :param x: as the network takes it, N sequences.
         :param y: ``(N, out)``.
         :param lengths: valid steps, ``(N,)``.
+        :param masks: passed on to the network if given.
         :raises ValueError: if a shape does not fit, or the batch is larger than ``num_data``.
         """
-        loc = self.network(x, lengths)
+        loc = _run(self.network, x, lengths, masks)
         check_shape("y", y, tuple(loc.shape))
         outputs = loc.shape[-1]
         if self.log_tau.dim() == 1:
@@ -129,7 +155,7 @@ class SoftmaxLoss(PenalisedLoss):
 
     :param network: called as ``network(x, lengths)``, gives logits ``(N, C)``.
     :param int num_data: N, number of sequences in the data set; None if every batch is all of it.
-    :param float prior_scale: s of :func:`~pyro_vrnn.baselines.l2_penalty`.
+    :param float prior_scale: s of :func:`~pyro_vrnn.baselines.l2_penalty`; None for no penalty.
     :raises ValueError: if an argument is not positive.
     """
 
@@ -138,19 +164,27 @@ class SoftmaxLoss(PenalisedLoss):
         network: torch.nn.Module,
         *,
         num_data: int | None = None,
-        prior_scale: float = 1.0,
+        prior_scale: float | None = 1.0,
     ) -> None:
         super().__init__(network, num_data, prior_scale)
 
-    def forward(self, x: Tensor, y: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """
         Return the loss, a scalar in nats.
 
         :param x: as the network takes it, N sequences.
         :param y: class ids ``(N,)``, int64.
         :param lengths: valid steps, ``(N,)``.
+        :param masks: passed on to the network if given.
         :raises ValueError: if a shape does not fit, or the batch is larger than ``num_data``.
         """
-        logits = self.network(x, lengths)
+        logits = _run(self.network, x, lengths, masks)
         check_shape("y", y, (len(logits),))
         return self._total(cross_entropy(logits, y, reduction="sum"), len(logits))

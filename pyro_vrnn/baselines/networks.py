@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from pyro_vrnn.baselines._dropping import ColumnDropping
 from pyro_vrnn.baselines.recurrent import DroppingRecurrent
 from pyro_vrnn.ops.forecast import base, changes, check_windows, min_window, standard_units
 from pyro_vrnn.shapes import (
@@ -76,6 +79,7 @@ class SequenceNetwork(torch.nn.Module):
         self,
         x: Tensor,  # (N, T, D), or ids (N, T)
         lengths: Tensor | None = None,  # (N,)
+        masks: Mapping[str, Tensor] | None = None,
     ) -> Tensor:  # (N, R*H)
         """Return the last layer's last valid h, directions concatenated."""
         self.check_input(x)
@@ -86,7 +90,7 @@ class SequenceNetwork(torch.nn.Module):
         if not self.rnn.batch_first:
             x = x.transpose(0, 1)
         if isinstance(self.rnn, DroppingRecurrent):
-            _, state = self.rnn(x, lengths=lengths)
+            _, state = self.rnn(x, lengths=lengths, **_held(self.rnn, "rnn", masks))
         elif lengths is not None:
             packed = pack_padded_sequence(
                 x, lengths, batch_first=self.rnn.batch_first, enforce_sorted=False
@@ -97,18 +101,46 @@ class SequenceNetwork(torch.nn.Module):
         h_n = state[0] if isinstance(state, tuple) else state
         return torch.cat(h_n[-(2 if self.rnn.bidirectional else 1) :].unbind(0), dim=-1)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def draw_masks(self, num_sequences: int) -> dict[str, Tensor]:
+        """Draw what ``masks=`` takes: those of rnn and head, by their names in the state dict."""
+        masks: dict[str, Tensor] = {}
+        for part, layer in self.named_children():
+            if isinstance(layer, ColumnDropping) and layer.has_tied_masks:
+                drawn = layer.draw_masks(num_sequences)
+                masks |= {f"{part}.{name}": mask for name, mask in drawn.items()}
+        return masks
+
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """
         Run the network.
 
         :param x: ``(N, T, D)``, whatever ``rnn.batch_first`` says, or ids ``(N, T)``.
         :param lengths: valid steps, ``(N,)``.
+        :param masks: what :meth:`draw_masks` returns, to hold the masks of rnn and head; those of
+            an embedding are drawn in any case.
         :returns: the head's output, ``(N, out)``.
         :raises TypeError: if x has another dtype than the weights.
         :raises ValueError: if a shape does not fit.
         """
-        output: Tensor = self.head(self.last_state(x, lengths))
+        state = self.last_state(x, lengths, masks)
+        output: Tensor = self.head(state, **_held(self.head, "head", masks))
         return output
+
+
+def _held(
+    layer: torch.nn.Module, part: str, masks: Mapping[str, Tensor] | None
+) -> dict[str, dict[str, Tensor]]:
+    """Return the argument that holds the masks of one part of a network."""
+    if masks is None or not (isinstance(layer, ColumnDropping) and layer.has_tied_masks):
+        return {}
+    start = f"{part}."
+    return {"masks": {k.removeprefix(start): m for k, m in masks.items() if k.startswith(start)}}
 
 
 class ForecastNetwork(SequenceNetwork):
@@ -181,12 +213,19 @@ class ForecastNetwork(SequenceNetwork):
         self.center.copy_(center)
         self.scale.copy_(scale)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """
         Forecast.
 
         :param x: windows of the past, ``(N, T, 1+C)``, the series first, raw units.
         :param lengths: valid steps of each window, ``(N,)``.
+        :param masks: as in :class:`SequenceNetwork`.
         :returns: the means ``(N, horizon)``, raw units.
         :raises ValueError: if a shape does not fit, or a window is not longer than the lag.
         """
@@ -195,4 +234,4 @@ class ForecastNetwork(SequenceNetwork):
         inputs = (changes(x, self.lag) - self.center) / self.scale
         remaining = None if lengths is None else lengths - (self.lag or 0)
         start = base(x, lengths, lag=self.lag, horizon=self.horizon, center=self.center)
-        return start + self.unit * super().forward(inputs, remaining)
+        return start + self.unit * super().forward(inputs, remaining, masks=masks)

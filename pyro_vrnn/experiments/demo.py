@@ -1,4 +1,4 @@
-"""The demo: forecast a real series with a Bayesian recurrent network, and judge the forecasts."""
+"""The demo: forecast a real series with Bayesian and plain networks, and judge the forecasts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ from tqdm.auto import tqdm
 from pyro_vrnn.data.series import Series
 from pyro_vrnn.diagnostics.arviz_export import from_pyro_svi
 from pyro_vrnn.experiments.demo_figure import draw_demo
-from pyro_vrnn.experiments.forecast import (
-    ForecastConfig,
-    Study,
-    Trial,
-    make_plan,
-    num_trials,
-    run_study,
-)
+from pyro_vrnn.experiments.forecast import Study, num_trials, run_study
+from pyro_vrnn.experiments.forecast_plan import ForecastConfig, make_plan
 from pyro_vrnn.experiments.forecast_report import report
+from pyro_vrnn.experiments.forecasts import Trial
 from pyro_vrnn.files import staged, write_json
 from pyro_vrnn.runs import machine, versions
 
@@ -55,7 +50,7 @@ def run_demo(
     stem = f"demo-{series.name}-seed{config.seed}".replace("/", "_").replace(" ", "_")
     out = Path(out)
     with staged(out) as aside:
-        with tqdm(total=total, desc="choosing", unit="fit", disable=not progress) as bar:
+        with tqdm(total=total, desc="training", unit="fit", disable=not progress) as bar:
             study = run_study(series.values, config, on_trial=partial(_show_trial, bar))
         found = {
             "series": {
@@ -76,6 +71,7 @@ def run_demo(
 
 
 def _show_trial(bar: Any, trial: Trial) -> None:
+    bar.set_description(trial.method)
     bar.set_postfix(
         lag=trial.lag, p=trial.drop_prob, sigma=trial.scale, nll=f"{trial.validation_nll:.3g}"
     )

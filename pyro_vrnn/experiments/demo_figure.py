@@ -1,4 +1,4 @@
-"""The demo's picture: fan chart of the test part, scores by horizon, ELBO."""
+"""The demo's picture: fan chart of the test part, methods side by side, ELBO."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from pyro_vrnn.data.series import Series
 from pyro_vrnn.diagnostics.fan_chart import plot_elbo, plot_fan
 from pyro_vrnn.experiments.forecast import Study
+from pyro_vrnn.experiments.forecast_report import FLOORS, METHODS
 
 ZOOM_ORIGINS = 4
 
@@ -36,7 +37,7 @@ def draw_demo(path: Path, series: Series, study: Study, found: dict[str, Any]) -
     start = int(forecasts.origins[0])
     indices = np.arange(start, start + draws.shape[1])
     time, xlabel = time_axis(series, indices)
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    figure = Figure(figsize=(14, 8), layout="constrained")
     grid = figure.add_gridspec(2, 1)
     top, bottom = (figure.add_subfigure(grid[row, 0]) for row in range(2))
     wide, zoom = top.subplots(1, 2, width_ratios=(2, 1))
@@ -62,30 +63,45 @@ def draw_demo(path: Path, series: Series, study: Study, found: dict[str, Any]) -
 
 
 def _draw_scores(bottom: Any, study: Study, found: dict[str, Any]) -> None:
-    forecasts, plan = study.test, study.plan
-    by_horizon, coverage, elbo = bottom.subplots(1, 3)
-    ahead = np.arange(1, plan.horizon + 1)
-    for name, label, color in (
-        ("bayesian", "Bayesian", "C0"),
-        ("seasonal_naive", "seasonal naive", "C1"),
-        ("last_change", "last change", "C2"),
-    ):
+    by_horizon, differences, coverage, elbo = bottom.subplots(1, 4)
+    ahead = np.arange(1, study.plan.horizon + 1)
+    for name, label in METHODS.items():
         scores = found["test_crps_by_horizon"][name]
-        by_horizon.plot(ahead, scores, marker=".", color=color, label=label)
-    by_horizon.set(xlabel="steps ahead", ylabel="CRPS (lower is better)", title="CRPS by horizon")
+        by_horizon.plot(ahead, scores, label=label, **_style(name))
+    by_horizon.set(xlabel="steps ahead", title="CRPS by horizon (lower is better)")
     by_horizon.set_ylim(bottom=0)
-    by_horizon.legend()
 
-    levels = np.linspace(0.05, 0.95, 19)
-    ranks = (forecasts.draws <= forecasts.y).mean(axis=0).ravel()
-    inside = [float((np.abs(2 * ranks - 1) <= level).mean()) for level in levels]
-    coverage.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--", label="calibrated")
-    coverage.plot(levels, inside, marker=".", label="Bayesian")
+    others = list(found["test_difference"])
+    for row, name in enumerate(others):
+        part = found["test_difference"][name]["crps"]
+        error = [[part["mean"] - part["lower"]], [part["upper"] - part["mean"]]]
+        color = _style(name)["color"]
+        differences.errorbar(part["mean"], row, xerr=error, fmt="o", color=color, capsize=3)
+    differences.axvline(0, color="0.6", lw=0.8, ls="--")
+    differences.set_yticks(range(len(others)), [METHODS[name] for name in others], fontsize=8)
+    differences.invert_yaxis()
+    differences.set(xlabel="CRPS (below 0: Bayesian is better)", title="Bayesian minus others")
+
+    levels = found["test_coverage"]["level"]
+    coverage.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
+    for name, label in METHODS.items():
+        if name in found["test_coverage"]:
+            inside = found["test_coverage"][name]
+            coverage.plot(levels, inside, label=label, **_style(name))
     coverage.set(xlabel="level of the interval", ylabel="share inside", title="Coverage")
-    coverage.legend()
 
     history = study.chosen.result.elbo
     skip = min(20, len(history) // 4)  # the first steps would set the scale
     window = min(study.chosen.result.steps_per_epoch, len(history) - skip)
     plot_elbo(elbo, history, window=window, skip=skip)
     elbo.set_title("ELBO of the chosen model")
+    handles, labels = by_horizon.get_legend_handles_labels()
+    bottom.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+
+
+def _style(name: str) -> dict[str, Any]:
+    """Return how a method is drawn: ours strong, what has no network dashed."""
+    options: dict[str, Any] = {"color": f"C{list(METHODS).index(name)}", "lw": 1.2}
+    if name == "bayesian":
+        return {**options, "lw": 2.5, "zorder": 5}
+    return {**options, "ls": "--"} if name in FLOORS else options

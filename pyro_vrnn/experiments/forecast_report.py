@@ -1,4 +1,4 @@
-"""Scores of a study's test part beside the floor: what the demo prints and writes."""
+"""Scores of a study's test part, method beside method: what the demo writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import torch
 
 from pyro_vrnn.baselines.seasonal_naive import SeasonalNaive
 from pyro_vrnn.distributions.kl import kl_parts
-from pyro_vrnn.experiments.forecast import NOISE_FACTORS, Forecasts, Study
+from pyro_vrnn.experiments.forecast import Study
+from pyro_vrnn.experiments.forecast_plain import METHODS as PLAIN
+from pyro_vrnn.experiments.forecasts import Forecasts
 from pyro_vrnn.scores.bootstrap import block_bootstrap
 from pyro_vrnn.scores.density import gaussian_crps, gaussian_mixture_nll, rmse
 from pyro_vrnn.scores.ensemble import crps
@@ -20,11 +22,17 @@ from pyro_vrnn.scores.intervals import central_interval, coverage, interval_scor
 from pyro_vrnn.shapes import FloatArray
 
 LEVELS = (0.5, 0.9)
+LEVELS_DRAWN = np.linspace(0.05, 0.95, 19)
 METHODS = {
-    "bayesian": "Bayesian",
+    "bayesian": "Bayesian, SVI",
+    "variational": "dropout as VI",
+    "naive": "naive dropout",
+    "none": "no dropout",
+    "ensemble": "deep ensemble",
+    "last_change": "last change, no network",
     "seasonal_naive": "seasonal naive",
-    "last_change": "last change",
 }
+FLOORS = ("last_change", "seasonal_naive")
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def model_scores(forecasts: Forecasts) -> Scores:
     y = forecasts.y
     return Scores(
         error=y - forecasts.loc.mean(axis=0),
-        nll=gaussian_mixture_nll(y, forecasts.loc, forecasts.noise[None, None]),
+        nll=forecasts.nll(),
         crps=crps(y, forecasts.draws),
         interval=_intervals(
             y, {level: central_interval(forecasts.draws, level) for level in LEVELS}
@@ -167,11 +175,13 @@ def report(values: FloatArray, study: Study) -> dict[str, Any]:
     """Return everything a study found, as JSON can hold it."""
     scores = {
         "bayesian": model_scores(study.test),
+        **{name: model_scores(study.plain[name].test) for name in PLAIN},
         "seasonal_naive": floor_scores(values, study),
         "last_change": floor_scores(values, study, carry_change=True),
     }
+    scores = {name: scores[name] for name in METHODS}
     ours = scores["bayesian"]
-    plan, chosen = study.plan, study.chosen.trial
+    plan = study.plan
     return {
         "config": asdict(study.config),
         "plan": {
@@ -189,87 +199,34 @@ def report(values: FloatArray, study: Study) -> dict[str, Any]:
             },
         },
         "trials": [asdict(trial) for trial in study.trials],
-        "chosen": asdict(chosen),
+        "plain_trials": {
+            name: [asdict(trial) for trial in result.trials] for name, result in study.plain.items()
+        },
+        "chosen": asdict(study.chosen.trial),
+        "plain_chosen": {name: asdict(result.chosen) for name, result in study.plain.items()},
         "noise_scale_by_horizon": study.test.noise.tolist(),
         "validation": model_scores(study.chosen.validation).summary(),
         "test": {name: score.summary() for name, score in scores.items()},
         "test_difference": {
-            name: differences(ours, scores[name]) for name in ("seasonal_naive", "last_change")
+            name: differences(ours, score) for name, score in scores.items() if name != "bayesian"
         },
         "test_crps_by_horizon": {
             name: score.crps.mean(axis=0).tolist() for name, score in scores.items()
         },
+        "test_coverage": {
+            "level": LEVELS_DRAWN.tolist(),
+            "bayesian": coverage_by_level(study.test),
+            **{name: coverage_by_level(study.plain[name].test) for name in PLAIN},
+        },
         "variance_share_of_weights": weight_share(study.test),
+        "plain_variance_share": {
+            name: weight_share(study.plain[name].test) for name in PLAIN if name != "none"
+        },
         "elbo_per_observed_value": elbo_parts(values, study),
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """Return the test scores as a text table."""
-    rows: list[tuple[str, ...]] = [("", *METHODS.values())]
-    methods = [found["test"][name] for name in METHODS]
-    for name in ("rmse", "nll", "crps"):
-        rows.append((name.upper(), *(f"{m[name]:.4g}" for m in methods)))
-    for level in LEVELS:
-        key = f"interval_{level:.0%}"
-        parts = [m[key] for m in methods]
-        rows.append((f"{level:.0%} interval score", *(f"{p['score']:.4g}" for p in parts)))
-        rows.append((f"{level:.0%} interval width", *(f"{p['width']:.4g}" for p in parts)))
-        shown = [
-            "{:.3f} [{:.2f}, {:.2f}]".format(p["coverage"], *p["coverage_range"]) for p in parts
-        ]
-        rows.append((f"{level:.0%} coverage", *shown))
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = []
-    for first, *cells in rows:
-        padded = [f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join(["", f"{first:<{widths[0]}}", *padded]))
-    return "\n".join(lines)
-
-
-def describe(found: dict[str, Any]) -> str:
-    """Return a page of text: data, split, choice, test scores, what the differences are worth."""
-    series, plan, chosen = found["series"], found["plan"], found["chosen"]
-    sizes = {
-        name: plan[f"{name}_targets"][1] - plan[f"{name}_targets"][0]
-        for name in ("train", "validation", "test")
-    }
-    origins = found["config"]["num_origins"]
-    elbo = found["elbo_per_observed_value"]
-    lines = [
-        f"{series['name']} ({series['source']}): {series['values']} values, "
-        f"{series['gaps_interpolated']} gaps interpolated.",
-        f"In time order: {sizes['train']} values to train on, {sizes['validation']} to choose "
-        f"with, {sizes['test']} to test on ({origins} origins, {plan['horizon']} steps each, "
-        f"no overlap); season {plan['season']}.",
-        f"Chosen on the validation part: lag {chosen['lag']}, p = {chosen['drop_prob']}, "
-        f"sigma = {chosen['scale']}, noise x {chosen['noise_factor']}.",
-        "Test part, read once (coverage with its 95 % bootstrap range over origins):",
-        "",
-        table(found),
-        "",
-        "Seasonal naive expects the last season again, plus the usual drift; last change is what",
-        f"the model's arithmetic predicts without a network, x[t+h-{chosen['lag']}] plus the last "
-        "change.",
-        "Differences, Bayesian minus each, paired by origin (below 0 is better):",
-    ]
-    for other, parts in found["test_difference"].items():
-        for name, part in parts.items():
-            lines.append(
-                f"  {METHODS[other]}, {name.replace('_', ' ')}: {part['mean']:.3g} "
-                f"[{part['lower']:.3g}, {part['upper']:.3g}]"
-            )
-    share = found["variance_share_of_weights"]
-    lines.append(f"Share of the predictive variance that comes from the weights: {share:.2%}.")
-    if chosen["noise_factor"] in (NOISE_FACTORS[0], NOISE_FACTORS[-1]):
-        lines.append("The noise factor is at the end of its grid: do not trust the intervals.")
-    lines.append(
-        f"ELBO per observed value: {elbo['elbo']:.2f} nats = {elbo['expected_log_likelihood']:.2f} "
-        f"expected log-likelihood - {elbo['kl']:.2f} KL (constant part {elbo['kl_constant']:.2f})."
-    )
-    if elbo["vacuous"]:
-        lines.append(
-            "As a bound on the evidence that is vacuous: seasonal naive, without any weights, has "
-            f"{elbo['seasonal_naive_log_likelihood']:.2f}. Judge the model by the test part."
-        )
-    return "\n".join(lines)
+def coverage_by_level(forecasts: Forecasts) -> list[float]:
+    """Return the share of values inside each central interval of :data:`LEVELS_DRAWN`."""
+    ranks = (forecasts.draws <= forecasts.y).mean(axis=0).ravel()
+    return [float((np.abs(2 * ranks - 1) <= level).mean()) for level in LEVELS_DRAWN]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from pyro_vrnn.baselines.networks import ForecastNetwork
 from pyro_vrnn.models.gaussian import GaussianSequenceModel
 from pyro_vrnn.nn.recurrent import RecurrentModule
 from pyro_vrnn.nn.weights import Prior
@@ -96,6 +99,12 @@ class Forecaster(GaussianSequenceModel):
         center, scale = standard_units(values, self.lag, self.rnn.input_size, self.center.device)
         self.center.copy_(center)
         self.scale.copy_(scale)
+
+    def plain_twin(self, children: dict[str, Any]) -> torch.nn.Module:
+        """Return the network without Pyro that has these children and this scaling."""
+        network = ForecastNetwork(horizon=self.horizon, lag=self.lag, **children)
+        network.center, network.scale = self.center.clone(), self.scale.clone()
+        return network
 
     def forward(self, x: Tensor, y: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """

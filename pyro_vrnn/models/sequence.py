@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
+from pyro_vrnn.baselines.networks import SequenceNetwork
 from pyro_vrnn.nn.embedding import Embedding
 from pyro_vrnn.nn.linear import Linear
 from pyro_vrnn.nn.own_params import OwnParamsModule
@@ -95,6 +98,10 @@ class SequenceModel(OwnParamsModule):
         h_n = state[0] if isinstance(state, tuple) else state  # (L*R, *P, N, H)
         last = torch.cat(h_n[-self.rnn.num_directions :].unbind(0), dim=-1)  # (*P, N, R*H)
         return self.head(last, particles=last.dim() - 2)
+
+    def plain_twin(self, children: dict[str, Any]) -> torch.nn.Module:
+        """Return the network without Pyro that has these children, for ``guide.to_torch``."""
+        return SequenceNetwork(**children)
 
     def data_plate(self, batch_size: int, device: torch.device, observed: bool) -> pyro.plate:
         """

@@ -269,3 +269,42 @@ def test_constants_of_the_gaussian_are_in():
         torch.nn.init.zeros_(p)
     loss = GaussianLoss(network, tau=2.0)(torch.zeros(4, 5, 1), torch.zeros(4, 3))
     assert loss.item() == pytest.approx(12 * 0.5 * math.log(2 * math.pi / 2), rel=1e-6)
+
+
+def dropping_networks():
+    rnn = OURS["gru"](9, 4, **double)
+    yield SequenceNetwork(rnn, baselines.Linear(4, 8, drop_prob=0.5, **double))
+    head = baselines.Linear(4, 3, drop_prob={"weight": 0.5}, **double)
+    yield ForecastNetwork(rnn, 3, 4, head=head)
+
+
+@pytest.mark.parametrize("network", dropping_networks(), ids=["sequence", "forecast"])
+def test_held_masks_are_those_of_rnn_and_head(network):
+    x = torch.randn(5, 9, 9, **double)
+    masks = network.draw_masks(5)
+    assert set(masks) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0", "head.weight"}
+    first, again = (network(x, masks=masks) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, network(x))
+    loss, target = GaussianLoss(network), torch.zeros_like(first)
+    assert torch.equal(loss(x, target, masks=masks), loss(x, target, masks=masks))
+
+
+def test_held_masks_of_the_head_drop_its_inputs():
+    network = next(dropping_networks())
+    masks = network.draw_masks(5)
+    off = {**masks, "head.weight": torch.zeros_like(masks["head.weight"])}
+    output = network(torch.randn(5, 9, 9, **double), masks=off)
+    close(output, network.head.bias.expand(5, -1))
+
+
+def test_masks_that_do_not_last_are_not_held():
+    network = SequenceNetwork(OURS["gru"](9, 4, method="naive"), torch.nn.Linear(4, 1))
+    assert network.draw_masks(5) == {}
+
+
+def test_no_prior_no_penalty():
+    network = SequenceNetwork(OURS["gru"](9, 4, **double).eval(), torch.nn.Linear(4, 1, **double))
+    x, y = torch.randn(5, 6, 9, **double), torch.randn(5, 1, **double)
+    free, penalised = GaussianLoss(network, prior_scale=None), GaussianLoss(network)
+    close(penalised(x, y) - free(x, y), baselines.l2_penalty(network))

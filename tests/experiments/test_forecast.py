@@ -10,18 +10,21 @@ import torch
 
 from pyro_vrnn.baselines import SeasonalNaive
 from pyro_vrnn.data import Series
-from pyro_vrnn.experiments import ForecastConfig, run_study
+from pyro_vrnn.experiments import ForecastConfig, forecast_plain, run_study
 from pyro_vrnn.experiments import demo as demo_module
 from pyro_vrnn.experiments import forecast as study_module
 from pyro_vrnn.experiments.demo import run_demo
-from pyro_vrnn.experiments.forecast import NOISE_FACTORS, Forecasts, choose_noise_factor, make_plan
+from pyro_vrnn.experiments.forecast import num_trials
+from pyro_vrnn.experiments.forecast_plan import make_plan
 from pyro_vrnn.experiments.forecast_report import (
-    describe,
+    METHODS,
     elbo_parts,
     model_scores,
     report,
     weight_share,
 )
+from pyro_vrnn.experiments.forecast_text import describe
+from pyro_vrnn.experiments.forecasts import NOISE_FACTORS, Forecasts, choose_noise_factor
 
 SMALL = ForecastConfig(
     horizon=2,
@@ -32,6 +35,7 @@ SMALL = ForecastConfig(
     num_steps=4,
     num_samples=200,
     num_origins=4,
+    ensemble_size=3,
 )
 
 
@@ -44,6 +48,11 @@ def seasonal(n=120):
 @pytest.fixture(scope="module")
 def study():
     return run_study(seasonal(), SMALL)
+
+
+def choices(study):
+    trials = [*study.trials, *(t for result in study.plain.values() for t in result.trials)]
+    return [(t.method, t.validation_nll, t.noise_factor, t.lag, t.drop_prob) for t in trials]
 
 
 def test_parts_follow_each_other_and_do_not_overlap(study):
@@ -59,8 +68,7 @@ def test_nothing_before_the_end_depends_on_the_test_part(study):
     values = seasonal()
     values[study.plan.split.test.start :] += 1000
     other = run_study(values, SMALL)
-    scores = [(t.validation_nll, t.noise_factor, t.lag) for t in other.trials]
-    assert scores == [(t.validation_nll, t.noise_factor, t.lag) for t in study.trials]
+    assert choices(other) == choices(study)
 
 
 def test_a_model_never_trains_on_validation_values(study):
@@ -73,11 +81,54 @@ def test_a_model_never_trains_on_validation_values(study):
 def test_the_best_trial_is_chosen(study):
     assert study.chosen.trial.validation_nll == min(t.validation_nll for t in study.trials)
     assert {t.lag for t in study.trials} == {6, 2}
+    for result in study.plain.values():
+        assert result.chosen.validation_nll == min(t.validation_nll for t in result.trials)
+
+
+def test_every_method_is_trained_and_counted():
+    seen = []
+    run_study(seasonal(), SMALL, on_trial=seen.append)
+    assert len(seen) == num_trials(make_plan(seasonal(), SMALL), SMALL)
+    counts = {name: sum(t.method == name for t in seen) for name in ("naive", "variational")}
+    assert counts == {"naive": 2, "variational": 2}
+    assert sum(t.method == "none" for t in seen) == 2 + SMALL.ensemble_size - 1
+    assert {t.lag for t in seen if t.method == "naive"} == {6, 2}
+
+
+def test_dropout_has_draws_and_no_dropout_has_one(study):
+    spread = {name: result.test.loc.std(axis=0).max() for name, result in study.plain.items()}
+    assert spread["none"] < 1e-9 * abs(study.test.y).max()
+    assert min(spread[name] for name in ("naive", "variational", "ensemble")) > 1e-3
+
+
+def test_members_of_an_ensemble_differ_and_take_turns(study):
+    test = study.plain["ensemble"].test
+    members = test.loc[: SMALL.ensemble_size]
+    np.testing.assert_array_equal(test.loc[SMALL.ensemble_size : 2 * SMALL.ensemble_size], members)
+    assert (members.std(axis=0) > 0).all()
+    assert (np.ptp(test.noise[: SMALL.ensemble_size], axis=0) > 0).all()
+    # The first member is the plain network: the same seed and data.
+    np.testing.assert_allclose(members[0], study.plain["none"].test.loc[0], rtol=1e-6)
+
+
+def test_only_dropout_as_vi_has_the_prior_s_weight_decay(monkeypatch):
+    seen = {}
+    made = forecast_plain.GaussianLoss
+
+    def spy(network, **options):
+        seen.setdefault(network.rnn.method, set()).add(options["prior_scale"])
+        return made(network, **options)
+
+    monkeypatch.setattr(forecast_plain, "GaussianLoss", spy)
+    run_study(seasonal(), SMALL)
+    assert seen == {"none": {None}, "naive": {None}, "variational": {1.0}}
 
 
 def test_same_seed_same_study(study):
     again = run_study(seasonal(), SMALL)
     np.testing.assert_array_equal(again.test.draws, study.test.draws)
+    for name, result in study.plain.items():
+        np.testing.assert_array_equal(again.plain[name].test.draws, result.test.draws)
 
 
 def test_noise_factor_finds_the_scale_that_was_put_in():
@@ -98,6 +149,14 @@ def test_more_noise_widens_the_draws_about_the_same_means():
     wider = forecasts.with_noise(3.0)
     assert wider.noise.tolist() == [3.0]
     assert (wider.draws == 2.5).all()
+
+
+def test_noise_of_each_draw_is_its_own():
+    y, loc = np.array([[0.5]]), np.zeros((2, 1, 1))
+    mixed = Forecasts(y, loc, np.array([[1.0], [2.0]]), loc, np.arange(1))
+    densities = [np.exp(-0.125) / (2 * np.pi) ** 0.5, np.exp(-0.03125) / (8 * np.pi) ** 0.5]
+    assert mixed.nll().item() == pytest.approx(-np.log(np.mean(densities)))
+    assert mixed.with_noise(2.0).noise.ravel().tolist() == [2.0, 4.0]
 
 
 def test_scores_of_a_calibrated_forecast():
@@ -121,6 +180,9 @@ def test_report_is_json_and_text(study):
     text = describe(found)
     assert "3 gaps interpolated" in text
     assert "90% coverage" in text
+    assert list(found["test"]) == list(METHODS)
+    assert set(found["test_difference"]) == set(METHODS) - {"bayesian"}
+    assert all(label in text for label in METHODS.values())
     parts = found["elbo_per_observed_value"]
     assert parts["elbo"] == pytest.approx(parts["expected_log_likelihood"] - parts["kl"])
     kl = parts["kl_constant"] + parts["kl_slab"] + parts["kl_mask"]
