@@ -271,15 +271,19 @@ def test_constants_of_the_gaussian_are_in():
     assert loss.item() == pytest.approx(12 * 0.5 * math.log(2 * math.pi / 2), rel=1e-6)
 
 
-def dropping_networks():
-    rnn = OURS["gru"](9, 4, **double)
-    yield SequenceNetwork(rnn, baselines.Linear(4, 8, drop_prob=0.5, **double))
+def dropping_sequence():
+    head = baselines.Linear(4, 8, drop_prob=0.5, **double)
+    return SequenceNetwork(OURS["gru"](9, 4, **double), head)
+
+
+def dropping_forecast():
     head = baselines.Linear(4, 3, drop_prob={"weight": 0.5}, **double)
-    yield ForecastNetwork(rnn, 3, 4, head=head)
+    return ForecastNetwork(OURS["gru"](9, 4, **double), 3, 4, head=head)
 
 
-@pytest.mark.parametrize("network", dropping_networks(), ids=["sequence", "forecast"])
-def test_held_masks_are_those_of_rnn_and_head(network):
+@pytest.mark.parametrize("make", [dropping_sequence, dropping_forecast])
+def test_held_masks_are_those_of_rnn_and_head(make):
+    network = make()
     x = torch.randn(5, 9, 9, **double)
     masks = network.draw_masks(5)
     assert set(masks) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0", "head.weight"}
@@ -291,7 +295,7 @@ def test_held_masks_are_those_of_rnn_and_head(network):
 
 
 def test_held_masks_of_the_head_drop_its_inputs():
-    network = next(dropping_networks())
+    network = dropping_sequence()
     masks = network.draw_masks(5)
     off = {**masks, "head.weight": torch.zeros_like(masks["head.weight"])}
     output = network(torch.randn(5, 9, 9, **double), masks=off)
