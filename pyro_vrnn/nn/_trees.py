@@ -70,8 +70,6 @@ def to_plain(root: nn.Module) -> None:
             assert value is not None
             frozen = nn.Parameter(value, requires_grad=False)
             part._parameters[name] = thawed.setdefault(id(value), frozen)
-        _refresh(part)
-    _renew_contexts(root)
 
 
 def _plain_class(part: nn.Module) -> type[nn.Module] | None:
@@ -95,13 +93,6 @@ def _freeze(root: nn.Module) -> None:
             part._buffers[name] = frozen.setdefault(id(parameter), parameter.detach())
         if names:
             part.__dict__[_FROZEN] = names
-            _refresh(part)
-
-
-def _refresh(part: nn.Module) -> None:
-    """Rebuild the list of weights that torch's recurrent layers keep beside their parameters."""
-    if isinstance(part, nn.RNNBase):
-        part._flat_weights = [getattr(part, name, None) for name in part._flat_weights_names]
 
 
 def _renew_contexts(root: nn.Module) -> None:

@@ -59,6 +59,8 @@ def torch_twin(layer: WeightModule, weights: Mapping[str, nn.Parameter]) -> nn.M
     twin = THEIRS[type(layer)](**options, device="meta", dtype=layer.factory_kwargs["dtype"])
     for name, parameter in weights.items():
         setattr(twin, name, parameter)
+    if isinstance(twin, nn.RNNBase):
+        twin.flatten_parameters()  # cuDNN warns of weights that are not in one piece
     return twin.train(layer.training)
 
 

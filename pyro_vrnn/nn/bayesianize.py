@@ -41,9 +41,10 @@ def bayesianize(
     trained along if they require a gradient. (Frozen parameters become buffers of the same name,
     since Pyro would make them trainable.) Layers that are ours already stay as they are.
 
-    A ``Linear`` inside cannot be told how many particle dims its input has, so models of this kind
-    run their draws one after the other, not with ``vectorize_particles`` or ``parallel=True``,
-    unless their ``forward`` passes ``particles=`` on.
+    A ``forward`` written for torch tells a ``Linear`` neither how many particle dims its input has
+    nor, with an ``Embedding``, which dim counts the sequences. So ``vectorize_particles`` and
+    ``parallel=True`` raise, and ``scope="sequence"`` may; :func:`~pyro_vrnn.infer.predict` then
+    runs draw by draw.
 
     Example::
 

@@ -75,7 +75,8 @@ class _Twins:
             }
             for child in children.values():
                 to_plain(child)
-            self.memo[id(module)] = getattr(module, HOOK)(children)
+            twin = self.memo[id(module)] = getattr(module, HOOK)(children)
+            twin.training = module.training
         elif isinstance(module, WeightModule):
             if type(module) not in THEIRS:
                 raise TypeError(
@@ -83,8 +84,8 @@ class _Twins:
                     f" give it a method {HOOK}(children) that returns its torch.nn twin."
                 )
             names = module.site_names
-            twin = {name: self._parameter(module, name, site) for name, site in names.items()}
-            self.memo[id(module)] = torch_twin(module, twin)
+            own = {name: self._parameter(module, name, site) for name, site in names.items()}
+            self.memo[id(module)] = torch_twin(module, own)
 
     def _parameter(self, layer: WeightModule, name: str, site: str) -> nn.Parameter:
         if site not in self.weights:

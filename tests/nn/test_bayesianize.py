@@ -166,6 +166,12 @@ def test_layers_that_are_ours_stay():
     deviations = [site["fn"].stddev.unique().tolist() for site in found.values()]
     assert deviations == [[0.5], [0.5], [3.0], [3.0]]
     assert model[1] is not ours
+    whole = Observed(vrnn.nn.bayesianize(UsedTwice()))
+    whole(torch.zeros(2, 4))
+    assert list(sites(vrnn.nn.bayesianize(whole.net), torch.zeros(2, 4))) == [
+        "first.0.weight",
+        "first.0.bias",
+    ]
     again = vrnn.nn.bayesianize(vrnn.models.SequenceRegression(vrnn.nn.GRU(3, 4), 1))
     assert "rnn.weight_hh_l0" in sites(again, torch.zeros(2, 5, 3))
 

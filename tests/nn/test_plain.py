@@ -115,8 +115,19 @@ def test_frozen_parameters_are_parameters_again():
     assert plain[4].weight is plain[3].weight
     expected = {name: p.requires_grad for name, p in net.named_parameters()}
     assert {name: p.requires_grad for name, p in plain.named_parameters()} == expected
-    plain.double()[1](torch.zeros(2, 1, 4, dtype=torch.float64))
     assert copy.deepcopy(plain)[1].weight_hh_l0.requires_grad is False
+
+
+@pytest.mark.parametrize("options", [{}, {"proj_size": 3}], ids=["frozen", "projection"])
+def test_a_recurrent_layer_left_out_works_on(options):
+    """torch's recurrent layers keep a second list of their weights."""
+    layer = nn.LSTM(4, 4, **options).requires_grad_(bool(options))
+    with pytest.warns(UserWarning, match="LSTM"):
+        model = vrnn.nn.bayesianize(nn.ModuleList([nn.Linear(4, 4), layer])).double()
+    plain = plain_torch(model, starts(model))[1].requires_grad_(True)
+    output, _ = plain(torch.ones(2, 1, 4, dtype=torch.float64))
+    output.sum().backward()
+    assert plain.weight_hh_l0.grad is not None
 
 
 class Hooked(PyroModule):
@@ -129,12 +140,13 @@ class Hooked(PyroModule):
         self.missing = None
 
     def plain_twin(self, children):
+        assert [type(child) for child in children.values()] == [nn.Sequential, nn.Linear]
         return nn.Sequential(*children.values())
 
 
 def test_a_container_may_say_what_it_becomes():
     model = PyroModule()
-    model.inner = Hooked()
+    model.inner = Hooked().eval()
     weights = {
         name: torch.randn(shape)
         for name, shape in {
@@ -146,6 +158,7 @@ def test_a_container_may_say_what_it_becomes():
     }
     plain = plain_torch(model, weights)
     assert type(plain) is nn.Module
+    assert [part.training for part in plain.modules()] == [True, *[False] * 5]
     assert repr(plain.inner) == repr(
         nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), nn.Linear(3, 2))
     )
