@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import limit_page  # noqa: E402
+
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "results"
 MARKS = {True: "holds", False: "**missed**", None: ""}
 Found = dict[str, Any]
@@ -329,13 +335,27 @@ What the benchmarks of this repository found, each page made from the JSON of a 
 ```{{toctree}}
 speed
 scope
+dropout_is_vi
 ```
 """
 
 
+def dropout_page() -> str:
+    """Return the page of the limit of SVI."""
+    path = RESULTS / "dropout_is_vi.json"
+    if not path.exists():
+        raise FileNotFoundError(f"Expected {path}: run examples/dropout_is_vi.py.")
+    return limit_page.page(NOTE, json.loads(path.read_text()))
+
+
 def pages() -> dict[str, str]:
     """Return the text of each page, by its file's name."""
-    return {"index.md": INDEX, "speed.md": speed_page(), "scope.md": scope_page()}
+    return {
+        "index.md": INDEX,
+        "speed.md": speed_page(),
+        "scope.md": scope_page(),
+        "dropout_is_vi.md": dropout_page(),
+    }
 
 
 def differing(folder: Path = PAGES) -> list[str]:
