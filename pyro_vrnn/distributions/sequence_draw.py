@@ -128,6 +128,12 @@ class SequenceDraw(Drawn):
         rows = draw_rows(self.q, flat, kept, self._noise_rows)
         return rows.reshape(*ids.shape, -1)
 
+    def __matmul__(self, other: Any) -> Any:
+        # torch's own turns the refusal into Python's, which names no site.
+        raise self._refusal("a product (@)")
+
+    __rmatmul__ = __matmul__
+
     def _refusal(self, what: str) -> TypeError:
         return TypeError(
             f"Expected site '{self.site_name}', a draw for each sequence (scope='sequence'), in "
@@ -213,6 +219,8 @@ def _linear(
             f"Expected no particle dims beside site '{weight.site_name}', a draw for each "
             f"sequence, got input {shape_text(x.shape)}: use scope='batch'."
         )
+    if weight.q.block_shape[0] != weight.shape[0]:
+        raise weight._refusal("a linear map, though its rows have masks apart")
     return masked_linear(x, weight.masked_weight(x.shape[batch_dim]), bias, batch_dim=batch_dim)
 
 

@@ -95,7 +95,14 @@ class Program:
         given = _Given(draws.example, site, draw=True)
         with given:
             x, kwargs = inputs.rows(slice(0, 1))
-            trace = poutine.trace(model).get_trace(x, **kwargs)
+            try:
+                trace = poutine.trace(model).get_trace(x, **kwargs)
+            except (ValueError, TypeError, RuntimeError) as error:
+                error.add_note(
+                    "predict ran the model on the first sequence alone, "
+                    f"{shape_text(x.shape)} of x {shape_text(inputs.x.shape)}."
+                )
+                raise
         self.latents = _check_latents(trace, draws.names, site)
         self.nesting = max_plate_nesting(trace)
         self.sites = {name: trace.nodes[name] for name in self.latents}

@@ -31,7 +31,7 @@ class MaskedWeight(NamedTuple):
     noise: Tensor | None = None
 
     def check(self, name: str = "weight") -> MaskedWeight:
-        """Return itself if the shapes fit each other; raise a ValueError otherwise."""
+        """Return itself if its parts fit each other; raise a ValueError otherwise."""
         check_shape(f"loc of {name}", self.loc, ("F", "D"))
         rows, columns = self.loc.shape
         check_shape(f"mask of {name}", self.mask, ("N", "K", columns))
@@ -39,6 +39,11 @@ class MaskedWeight(NamedTuple):
             raise ValueError(
                 f"Expected mask of {name} whose K divides {rows} rows, "
                 f"got {shape_text(self.mask.shape)}."
+            )
+        if self.mask.requires_grad:
+            raise ValueError(
+                f"Expected mask of {name} without gradient, got one that requires grad: none would "
+                "reach it."
             )
         if self.noise is not None:
             check_shape(f"noise of {name}", self.noise, (rows, columns))

@@ -146,6 +146,11 @@ def test_sites_of_a_call_agree_on_the_sequences(device):
 
 REFUSED = {
     "matmul": lambda w: torch.ones(2, 5, dtype=w.dtype) @ w.T,
+    "at": lambda w: w @ torch.ones(5, dtype=w.dtype),
+    "r-at": lambda w: torch.ones(6, dtype=w.dtype) @ w,
+    "linear-of-gates": lambda _: linear(
+        torch.ones(3, 5).double(), draw(columns(gates=2))
+    ),
     "mm": lambda w: torch.mm(w, torch.ones(5, 2, dtype=w.dtype)),
     "index": lambda w: w[0],
     "to": lambda w: w.to("cpu"),

@@ -293,3 +293,25 @@ def test_sequences_are_validated_once(monkeypatch):
     )
     predict(program, q, x, num_samples=20, strategy="loop")
     assert seen == ["x", "x"]  # the first sequence for its shapes, then all
+
+
+def test_guide_in_the_model_s_place():
+    trained, x, y = regression()
+    q = vrnn.infer.AutoSpikeAndSlab(trained)
+    q(x, y)
+    refused(
+        TypeError,
+        "Expected a model before its guide, got the guide AutoSpikeAndSlab as model.",
+        program=q, q=trained, x=x,
+    )  # fmt: skip
+
+
+def test_an_error_of_the_model_says_what_it_was_run_on():
+    trained, x, y = regression()
+    q = vrnn.infer.AutoSpikeAndSlab(trained)
+    q(x, y)
+    with pytest.raises(ValueError, match=r"Expected x of shape \(N, T, 3\)") as caught:
+        predict(trained, q, x[0], num_samples=3)
+    assert caught.value.__notes__ == [
+        "predict ran the model on the first sequence alone, (1, 3) of x (5, 3)."
+    ]

@@ -333,3 +333,9 @@ def test_two_dtypes_are_refused():
     message = r"Expected input, state and weights of one dtype, got torch.float32, torch.float64"
     with pytest.raises(ValueError, match=message):
         recurrent("LSTM", case.x.float(), case.state, case.weights)
+
+
+def test_a_mask_that_wants_a_gradient_is_refused():
+    mask = torch.ones(2, 1, 6, requires_grad=True)
+    with pytest.raises(ValueError, match=r"Expected mask of weight without gradient, got one"):
+        MaskedWeight(torch.ones(4, 6), mask).check()
