@@ -198,6 +198,17 @@ def test_naive_loop_with_ones_is_the_kernel(cell, two_way):
     assert_close([output, *final], [expected, *(s[-1] for s in last)])
 
 
+@cells
+@pytest.mark.parametrize("method", ["naive", "non-recurrent"])
+def test_methods_of_every_step_are_torch_under_ones(cell, method, monkeypatch):
+    """Layers, directions and their initial states stand where they belong."""
+    net, x = make(cell, method=method, drop_prob=0.5), sequences()
+    monkeypatch.setattr(net, "_draw", lambda name, *shape: x.new_ones(shape))
+    h_0, c_0 = torch.randn(2, 4, N, H).double()
+    hx = (h_0, c_0) if cell == "lstm" else h_0
+    assert_close(flat(net(x, hx)), flat(twin(net, cell)(x, hx)))
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_naive_masks_hide_columns_of_one_gate_at_one_step(steps):
     net = baselines.GRU(9, H, dtype=torch.float64)

@@ -68,6 +68,20 @@ def test_one_mask_for_the_call_is_not_cut():
     assert sizes == [3] * 4
 
 
+@pytest.mark.parametrize("method", ["none", "naive", "non-recurrent"])
+def test_other_methods_go_into_the_batch_whatever_the_scope(method):
+    network, sizes = linear_network(method, "batch"), []
+    network.head.register_forward_hook(lambda module, given, output: sizes.append(len(output)))
+    mc_samples(network, torch.ones(3, 1, 9, **double), 4)
+    assert sizes == [12]
+
+
+@pytest.mark.parametrize("rnn", [torch.nn.LSTM, torch.nn.GRU], ids=["lstm", "gru"])
+def test_dropout_of_torch_is_on(rnn):
+    network = SequenceNetwork(rnn(9, 4, 2, dropout=0.5), torch.nn.Linear(4, 2)).eval()
+    assert mc_samples(network, torch.randn(3, 6, 9), 10).std(0).min() > 0
+
+
 def modes(network):
     return [module.training for module in network.modules()]
 
