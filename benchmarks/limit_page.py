@@ -6,15 +6,21 @@ from typing import Any
 
 TEXT = """# Dropout with weight decay as the limit of SVI
 
-A bidirectional {num_layers}-layer {cell} of {hidden_size} units under a spike-and-slab guide (p = {drop_prob}, untied
-gates), and a plain one with dropout and weight decay, get the same means (torch's initialisation),
-the same masks and the same data. Compared are the gradients with respect to the means: that of the
-ELBO, and that of N / B-scaled squared error plus
-$(1 - p) \\lVert m \\rVert^2 / (2 s^2)$ ([the derivation](../design/dropout-limit.md)). "Distance" is
-the norm of the difference over the norm of the plain gradient.
+A bidirectional {num_layers}-layer {cell} of {hidden_size} units under a spike-and-slab guide
+(p = {drop_prob}, untied gates), and a plain one with dropout and weight decay, get the same means
+(torch's initialisation), the same masks and the same data. Compared are the gradients with respect
+to the means: that of the ELBO, and that of N / B-scaled squared error plus
+$(1 - p) \\lVert m \\rVert^2 / (2 s^2)$ ([the derivation](../design/dropout-limit.md)). "Distance"
+is the norm of the difference over the norm of the plain gradient.
 
-![Distance of the gradients against the scale of the noise, and where the limit fails](../_static/dropout_is_vi.png)
+![Distance of the gradients against sigma, and where the limit fails](../_static/dropout_is_vi.png)
 """
+HOLDS = """The least d of all blocks is {distance:.0f} at the largest sigma. With one noise the
+distance falls like sigma, and with the mean over the noise and its negative like sigma squared, as
+the claim says."""
+OTHER = """`Trace_ELBO` scores log q - log p at the draw. Its limit has the decay of the blocks that
+were kept, z m / s², in the place of (1 - p) m / s²: equal in mean over masks, but the gradient of
+one step stays {apart:.3f} away from dropout's."""
 
 
 def page(note: str, record: dict[str, Any]) -> str:
@@ -30,14 +36,9 @@ def page(note: str, record: dict[str, Any]) -> str:
                 _about(record),
                 "## Where it holds",
                 _rates(gradients),
-                f"The least d of all blocks is {min(gradients['min_distance']):.0f} at the largest "
-                "sigma. With one noise the distance falls like sigma, and with the mean over the noise "
-                "and its negative like sigma squared, as the claim says.",
+                HOLDS.format(distance=min(gradients["min_distance"])),
                 "## Another limit with a sampled KL",
-                "`Trace_ELBO` scores log q - log p at the draw. Its limit has the decay of the blocks "
-                "that were kept, z m / s², in the place of (1 - p) m / s²: equal in mean over masks, "
-                f"but the gradient of one step stays {gradients['limits_apart']:.3f} away from "
-                "dropout's.",
+                OTHER.format(apart=gradients["limits_apart"]),
                 _sampled(gradients),
                 "## Where it fails",
                 _failures(record["block"], starts),

@@ -32,7 +32,7 @@ from pyro_vrnn.diagnostics._draws import (
     full_value,
     iter_draws,
 )
-from pyro_vrnn.infer import AutoSpikeAndSlab, FitResult
+from pyro_vrnn.infer import AutoWeightGuide, FitResult
 from pyro_vrnn.runs import set_seed, versions
 from pyro_vrnn.shapes import check_positive_int, shape_text
 
@@ -127,7 +127,8 @@ def from_pyro_svi(
     :param bool progress: show a progress bar.
     :returns: ``arviz.InferenceData`` under ArviZ 0.x, ``xarray.DataTree`` under 1.x. Attributes:
         libraries and versions, guide, model, seed, and ``drop_probs`` (JSON, site -> p) of an
-        :class:`~pyro_vrnn.infer.AutoSpikeAndSlab`.
+        :class:`~pyro_vrnn.infer.AutoSpikeAndSlab`, ``alphas`` of an
+        :class:`~pyro_vrnn.infer.AutoMultiplicativeNormal`.
     :raises ImportError: if ArviZ is not installed.
     :raises TypeError: if an argument is of the wrong type.
     :raises ValueError: if the guide's latents are not the model's, the data or sites change from
@@ -305,15 +306,12 @@ def _attributes(model: Any, guide: Any, seed: int | None) -> dict[str, Any]:
     if seed is not None:
         attrs["seed"] = seed
     modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
-    drop_probs = {
-        site.name: site.drop_prob
-        for part in modules
-        if isinstance(part, AutoSpikeAndSlab)
-        for site in part.sites.values()
-    }
-    if drop_probs:
-        attrs["drop_probs"] = json.dumps(drop_probs)
-    return attrs
+    factors: dict[str, dict[str, float]] = {}
+    for part in modules:
+        if isinstance(part, AutoWeightGuide):
+            of_sites = factors.setdefault(f"{part.factor_name}s", {})
+            of_sites |= {n: getattr(site, part.factor_name) for n, site in part.sites.items()}
+    return attrs | {name: json.dumps(of_sites) for name, of_sites in factors.items() if of_sites}
 
 
 def _name_of(program: Any) -> str:

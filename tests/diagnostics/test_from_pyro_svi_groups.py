@@ -204,6 +204,17 @@ def test_attributes(recurrent):
         assert json.loads(attrs["drop_probs"]) == expected
 
 
+def test_alphas_of_multiplicative_noise(recurrent):
+    model, _, args = recurrent
+    guide = vrnn.infer.AutoMultiplicativeNormal(model, alpha={"weight_hh": 0.5})
+    guide(*args)
+    data = from_pyro_svi(model, guide, model_args=args, num_samples=2)
+    found = json.loads(data.attrs["alphas"])
+    assert found == {name: site.alpha for name, site in guide.sites.items()}
+    assert found["rnn.weight_hh_l0"] == 0.5
+    assert "drop_probs" not in data.attrs
+
+
 def test_drop_probs_of_a_guide_inside_a_list(recurrent):
     model, _, args = recurrent
     guide = AutoGuideList(model)
