@@ -14,14 +14,27 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "demo"
 METHODS = {
-    "bayesian": "Bayesian LSTM",
+    "bayesian": "**Bayesian LSTM, SVI**",
+    "variational": "dropout as VI, plain torch",
+    "naive": "naive dropout",
+    "none": "no dropout",
+    "ensemble": "deep ensemble of 5",
     "last_change": "last change, no network",
     "seasonal_naive": "seasonal naive",
 }
+COLUMNS = (
+    "RMSE (ppm)",
+    "NLL",
+    "CRPS (ppm)",
+    "90% interval score",
+    "90% width",
+    "50% coverage",
+    "90% coverage",
+)
 
 
 def markdown_table(runs: list[dict[str, Any]]) -> str:
-    """Return medians over runs as a Markdown table."""
+    """Return medians over runs as a Markdown table, a method in each row."""
 
     def median(*path: str | int) -> float:
         values = []
@@ -32,31 +45,47 @@ def markdown_table(runs: list[dict[str, Any]]) -> str:
             values.append(value)
         return statistics.median(values)
 
-    lines = [
-        "| | " + " | ".join(METHODS.values()) + " |",
-        "|---|" + "---|" * len(METHODS),
-    ]
-
-    def row(label: str, cells: list[str]) -> None:
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-
-    for key, label in (("rmse", "RMSE (ppm)"), ("nll", "NLL"), ("crps", "CRPS (ppm)")):
-        row(label, [f"{median('test', m, key):.3f}" for m in METHODS])
-    for level in ("50%", "90%"):
+    def coverage(method: str, level: str) -> str:
         key = f"interval_{level}"
+        return "{:.2f} [{:.2f}, {:.2f}]".format(
+            median("test", method, key, "coverage"),
+            median("test", method, key, "coverage_range", 0),
+            median("test", method, key, "coverage_range", 1),
+        )
+
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
+    for method, label in METHODS.items():
+        cells = [f"{median('test', method, key):.3f}" for key in ("rmse", "nll", "crps")]
         for part in ("score", "width"):
-            cells = [f"{median('test', m, key, part):.2f}" for m in METHODS]
-            row(f"{level} interval {part} (ppm)", cells)
-        cells = [
-            "{:.3f} [{:.2f}, {:.2f}]".format(
-                median("test", m, key, "coverage"),
-                median("test", m, key, "coverage_range", 0),
-                median("test", m, key, "coverage_range", 1),
-            )
-            for m in METHODS
-        ]
-        row(f"{level} coverage", cells)
+            cells.append(f"{median('test', method, 'interval_90%', part):.2f}")
+        cells += [coverage(method, "50%"), coverage(method, "90%")]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def undecided(runs: list[dict[str, Any]]) -> tuple[int, int]:
+    """
+    Return how many differences between the Bayesian and a plain network have 0 in their range.
+
+    :returns: that number, and that of all differences: method by run by CRPS and NLL.
+    """
+    parts = [
+        run["test_difference"][method][score]
+        for run in runs
+        for method in ("variational", "naive", "none", "ensemble")
+        for score in ("crps", "nll")
+    ]
+    return sum(part["lower"] <= 0 <= part["upper"] for part in parts), len(parts)
+
+
+def weight_shares(runs: list[dict[str, Any]]) -> tuple[str, str]:
+    """Return the range of the weights' share of the variance, of the Bayesian and of the others."""
+    ours = [run["variance_share_of_weights"] for run in runs]
+    others = [share for run in runs for share in run["plain_variance_share"].values()]
+    return (
+        f"{100 * min(ours):.2f} % to {100 * max(ours):.1f} %",
+        f"{100 * min(others):.1f} % to {100 * max(others):.1f} %",
+    )
 
 
 def load() -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.demo_table import load, markdown_table
+from benchmarks.demo_table import load, markdown_table, undecided, weight_shares
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -35,3 +35,12 @@ def test_loop_runs():
 
 def test_table_comes_from_the_committed_results():
     assert markdown_table(load()) in README
+
+
+def test_what_the_demo_shows_comes_from_the_committed_results():
+    text = " ".join(README.split())
+    includes_0, differences = undecided(load())
+    assert f"of {differences} differences" in text
+    assert f"range includes 0 in {includes_0}." in text
+    ours, others = weight_shares(load())
+    assert f"is {ours} of the predictive variance of the Bayesian network, and {others} of" in text

@@ -81,7 +81,7 @@ def train_candidate(
         overlap=train.overlap,
     )
     model.fit_scaling(torch.as_tensor(plan.past(values)))
-    guide = AutoSpikeAndSlab(model, drop_prob=drop_prob, scale=scale)
+    guide = AutoSpikeAndSlab(model, drop_prob=drop_prob, scale=scale, scope=config.scope)
     loader, num_epochs = batches(train, config, config.seed)
     result = fit(
         model,

@@ -26,7 +26,8 @@ class ForecastConfig:
     What a study is run with. ``horizon`` and ``season`` of None are taken from the series.
 
     ``num_steps`` is the least number of optimiser steps of one candidate, of whatever method;
-    whole epochs are run.
+    whole epochs are run. ``scope`` is that of the Bayesian network's draws in training; plain
+    dropout draws for each sequence, as the paper does.
     """
 
     horizon: int | None = None
@@ -35,6 +36,7 @@ class ForecastConfig:
     hidden_size: int = 32
     drop_probs: tuple[float, ...] = (0.0, 0.1, 0.25)
     scales: tuple[float, ...] = (0.01, 0.05)
+    scope: str = "sequence"
     num_steps: int = 500
     batch_size: int = 64
     learning_rate: float = 0.01
@@ -46,6 +48,7 @@ class ForecastConfig:
 
     def __post_init__(self) -> None:
         check_choice("cell", self.cell, tuple(CELLS))
+        check_choice("scope", self.scope, ("batch", "sequence"))
         for name in ("hidden_size", "num_steps", "batch_size", "num_origins", "ensemble_size"):
             check_positive_int(name, getattr(self, name))
         for name in ("horizon", "season"):
