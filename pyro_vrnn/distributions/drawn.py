@@ -64,7 +64,7 @@ def noise_of_rows(q: BlockFactorNormal) -> RowBank:
 def draw_rows(
     q: BlockFactorNormal,
     ids: Tensor,  # (n,)
-    kept: Tensor | None,  # (n, 1)
+    kept: Tensor | None,  # (n, 1) or (n, E)
     noise: RowBank,
 ) -> Tensor:  # (n, E)
     """Return rows of a table under ``q``, given their masks (None: nothing is dropped)."""

@@ -29,13 +29,13 @@ class LazyRows(Drawn):
     :class:`~pyro_vrnn.nn.Embedding`, :func:`torch.nn.functional.embedding`) draw what they need;
     any other operation sees the whole tensor.
 
-    :param BlockFactorNormal q: the table's distribution, whose blocks are rows.
+    :param BlockFactorNormal q: the table's distribution, whose blocks are rows or single weights.
     """
 
     def __init__(self, q: BlockFactorNormal) -> None:
         self.q = q
         self._whole: Tensor | None = None
-        self._mask_rows = RowBank(lambda n: q.draw_factors((n, 1)))
+        self._mask_rows = RowBank(lambda n: q.draw_factors((n, q.grid_shape[1])))
         self._noise_rows = noise_of_rows(q)
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -57,7 +57,7 @@ class LazyRows(Drawn):
         if self._whole is None:
             table = self.q.loc
             if self.q.has_factor:
-                table = table * self._mask_rows.into(self.q.draw_factors((len(table), 1)))
+                table = table * self._mask_rows.into(self.q.draw_factors(self.q.grid_shape))
             if self.q.has_noise:
                 table = table + self.q.scale * self._noise_rows.into(torch.randn_like(table))
             self._whole = table

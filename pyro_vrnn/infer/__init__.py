@@ -7,9 +7,10 @@ from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab, NearSpike
 from pyro_vrnn.infer.exact_kl_elbo import ELBOParts, TraceExactKL_ELBO
 from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
 from pyro_vrnn.infer.function_draws import function_draws
+from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import init_to_module
 from pyro_vrnn.infer.predict import Prediction, predict
-from pyro_vrnn.infer.weight_guide import AutoWeightGuide, GuideSite
+from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 
 __all__ = [
     "AutoDropConnect",

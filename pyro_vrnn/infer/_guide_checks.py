@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import constraints
 
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, WeightSite
+from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.shapes import (
     check_nonnegative_float,
     check_positive_float,
@@ -32,22 +33,25 @@ def check_scale(name: str, value: Any, learned: bool) -> float:
     return check_nonnegative_float(name, value)
 
 
-def check_sequence_blocks(
-    name: str, record: WeightSite | None, block_shape: tuple[int, ...], shape: torch.Size
-) -> None:
-    kind, gates = ("", 1) if record is None else (record.kind, record.gates)
-    allowed: set[tuple[int, ...]] = set()
-    if kind == "embedding":
-        allowed = {(1, shape[1])}
-    elif kind == "linear":
-        allowed = {(shape[0], 1)}
-    elif kind in RECURRENT_KINDS:
-        allowed = {(shape[0], 1), (shape[0] // gates, 1)}
-    if block_shape not in allowed:
+def suits_sequences(
+    record: WeightSite | None, block_shape: tuple[int, ...], shape: torch.Size
+) -> bool:
+    """Whether blocks are input columns, of all rows or of a gate's, or the rows of an embedding."""
+    if record is None or len(shape) != 2:
+        return False
+    if record.kind == "embedding":
+        return block_shape == (1, shape[1])
+    gates = {1, record.gates} if record.kind in RECURRENT_KINDS else {1}
+    return block_shape[1] == 1 and shape[0] // block_shape[0] in gates
+
+
+def check_sequence_blocks(site: GuideSite) -> None:
+    if not site.suits_sequences:
         raise ValueError(
-            f"Expected blocks of '{name}' that are its input columns or an embedding's rows, as "
-            f"scope='sequence' needs, got {shape_text(block_shape)} of a {kind or 'unknown'} "
-            f"weight of shape {shape_text(shape)}: a mask of single weights has no form M diag(z)."
+            f"Expected blocks of '{site.name}' that are its input columns or an embedding's rows, "
+            f"as scope='sequence' needs, got {shape_text(site.block_shape)} of a "
+            f"{site.kind or 'unknown'} weight of shape {shape_text(site.shape)}: a mask of single "
+            "weights has no form M diag(z)."
         )
 
 

@@ -23,12 +23,7 @@ def has_masks_only(guide: Callable[..., Any]) -> TypeGuard[AutoSpikeAndSlab]:
     return (
         bool(masked)
         and all(site.scale == 0 for site in sites)
-        and all(
-            site.block_shape == (1, site.shape[1])
-            if site.kind == "embedding"
-            else len(site.shape) == 2 and site.block_shape[1] == 1
-            for site in masked
-        )
+        and all(site.suits_sequences for site in masked)
     )
 
 

@@ -68,4 +68,5 @@ class AutoMeanFieldNormal(AutoSpikeAndSlab):
         """Take every latent: nothing is dropped, so there is nothing to know."""
 
     def _blocks_of(self, name: str, record: WeightSite | None, shape: torch.Size) -> Any:
-        return shape
+        # Nothing is dropped, so any blocks will do; rows of a table can be drawn one by one.
+        return shape if record is None else super()._blocks_of(name, record, shape)

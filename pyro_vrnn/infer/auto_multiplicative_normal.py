@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pyro_vrnn.distributions.multiplicative_normal import MultiplicativeNormal
 from pyro_vrnn.infer._guide_checks import PerSite
+from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn
-from pyro_vrnn.infer.weight_guide import DEFAULT_SCALE, AutoWeightGuide, GuideSite
+from pyro_vrnn.infer.weight_guide import DEFAULT_SCALE, AutoWeightGuide
 from pyro_vrnn.shapes import check_nonnegative_float, check_positive_float
 
 DEFAULT_ALPHA = 1 / 3  # the variance of inverted dropout at p = 1/4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -27,8 +26,10 @@ from pyro_vrnn.infer._guide_checks import (
     check_scale,
     check_sequence_blocks,
     lookup,
+    suits_sequences,
 )
 from pyro_vrnn.infer.function_draws import wants_function_draws
+from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn, default_initial
 from pyro_vrnn.nn.own_params import OwnParamsModule
 from pyro_vrnn.nn.plain import plain_torch
@@ -36,27 +37,6 @@ from pyro_vrnn.shapes import check_choice, check_finite, shape_text
 
 SCOPES = ("batch", "sequence")
 DEFAULT_SCALE = 1e-2
-
-
-@dataclass(frozen=True)
-class GuideSite:
-    """
-    What a guide decided for one site: shape of a block, how it is dropped or scaled, noise, scope.
-
-    :ivar float drop_prob: probability of the spike; 0 where nothing is dropped.
-    :ivar float scale: of the noise, where it starts if it is learned.
-    :ivar str scope: ``"sequence"`` if a draw in training has factors for each sequence.
-    :ivar float alpha: variance of normal factors; 0 where there are none.
-    """
-
-    name: str
-    kind: str
-    shape: torch.Size
-    block_shape: tuple[int, ...]
-    drop_prob: float
-    scale: float
-    scope: str
-    alpha: float = 0.0
 
 
 class AutoWeightGuide(AutoGuide):
@@ -204,10 +184,20 @@ class AutoWeightGuide(AutoGuide):
         kind = "" if record is None else record.kind
         scale, _ = lookup(self._scale, name, kind, DEFAULT_SCALE)
         scope = "batch" if factor == 0 else self.scope
-        if scope == "sequence":
-            check_sequence_blocks(name, record, block_shape, shape)
         factors = {"drop_prob": 0.0, self.factor_name: float(factor)}
-        return GuideSite(name, kind, shape, block_shape, scale=float(scale), scope=scope, **factors)
+        decided = GuideSite(
+            name,
+            kind,
+            shape,
+            block_shape,
+            scale=float(scale),
+            scope=scope,
+            suits_sequences=suits_sequences(record, block_shape, shape),
+            **factors,
+        )
+        if scope == "sequence":
+            check_sequence_blocks(decided)
+        return decided
 
     def _initial(self, site: dict[str, Any]) -> Tensor:
         value = self._init_loc_fn(site)
@@ -270,8 +260,7 @@ class AutoWeightGuide(AutoGuide):
         decided, q = self.sites[name], self.distribution(name)
         if decided.scope == "sequence":
             return PerSequence(q, name, count)
-        rows = decided.kind == "embedding" and decided.block_shape == (1, decided.shape[1])
-        return RowByRow(q) if rows else q
+        return RowByRow(q) if decided.has_independent_rows else q
 
     def mean(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """

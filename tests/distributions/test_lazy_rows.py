@@ -99,3 +99,20 @@ def test_particles_are_whole():
     assert isinstance(q.expand((3, 1)), SpikeAndSlab)
     assert type(q.rsample((2,))) is torch.Tensor
     assert "row by row" in repr(q.rsample())
+
+
+def test_single_weights_of_rows(device):
+    """Blocks of one weight are drawn with their row, each by itself."""
+    loc = torch.full((3000, 4), 100.0, device=device)
+    draw = RowByRow(SpikeAndSlab(loc, 1.0, 0.3, (1, 1))).rsample()
+    ids = torch.arange(0, 3000, 2, device=device)
+    rows = take_rows(draw, ids)
+    kept = (rows > 50).double()
+    error = standard_error(0.7, kept.numel())
+    assert abs(kept.mean().item() - 0.7) < Z * error
+    both = (kept[:, 1:] * kept[:, :-1]).mean().item()
+    assert abs(both - 0.49) < Z * standard_error(0.49, kept.shape[0])
+    whole = draw.whole()
+    assert torch.equal(whole[ids], rows)
+    rest = (whole[1::2] > 50).double().mean().item()
+    assert abs(rest - 0.7) < Z * error

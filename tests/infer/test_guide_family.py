@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 
 import pyro_vrnn as vrnn
 from pyro_vrnn.distributions import BlockDropout, MultiplicativeNormal, SpikeAndSlab
+from pyro_vrnn.distributions.lazy_rows import LazyRows
 from pyro_vrnn.infer import (
     AutoDropConnect,
     AutoMeanFieldNormal,
@@ -279,6 +280,28 @@ def test_multiplicative_factors_of_each_sequence():
         torch.testing.assert_close(found[n : n + 1], alone, rtol=1e-10, atol=1e-10)
     masks = guided.nodes["rnn.weight_hh_l0"]["value"].masked_weight(4).mask
     assert len(masks.unique()) == masks.numel()
+
+
+LAZY = {name: FAMILY[name] for name in FAMILY if name != "multiplicative-sequence"}
+
+
+@pytest.mark.parametrize("Guide", LAZY.values(), ids=LAZY)
+def test_a_table_is_drawn_row_by_row(Guide):
+    model, ids, y = classifier()
+    guide = built(Guide, ids, y, model=model)
+    assert isinstance(guide(ids, y)["embedding.weight"], LazyRows)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "batched", "loop"])
+def test_drop_connect_without_noise_is_no_mask_of_columns(strategy):
+    """Its draws are not those that one network could share, so `folded` is not for it."""
+    model, x, y = small()
+    guide = built(AutoDropConnect, x, y, model=model, scale=0)
+    options = dict(num_samples=50, seed=1, progress=False)
+    found = vrnn.infer.predict(model, guide, x, strategy=strategy, **options)
+    assert found.strategy == ("batched" if strategy == "auto" else strategy)
+    with pytest.raises(ValueError, match=r"blocks of whole columns or rows for strategy='folded'"):
+        vrnn.infer.predict(model, guide, x, strategy="folded", **options)
 
 
 TYPES = {
