@@ -127,6 +127,16 @@ def check_finite(name: str, value: Tensor) -> Tensor:
     return value
 
 
+def check_range(name: str, value: Tensor, low: int, high: int) -> Tensor:
+    """Return an integer tensor if all of it is in low..high; a GPU is waited for."""
+    if value.numel():
+        least, most = int(value.min()), int(value.max())
+        if least < low or most > high:
+            bad = least if least < low else most
+            raise ValueError(f"Expected {name} in {low}..{high}, got {bad}.")
+    return value
+
+
 def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:
     """Return ``lengths`` as an int64 CPU tensor of shape (N,), each in 1..T."""
     if num_sequences == 0:
@@ -135,12 +145,7 @@ def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"Expected lengths of an integer dtype, got {lengths.dtype}.")
     check_shape("lengths", lengths, (num_sequences,))
-    lengths = lengths.to(device="cpu", dtype=torch.int64)
-    low, high = int(lengths.min()), int(lengths.max())
-    if low < 1 or high > num_steps:
-        bad = low if low < 1 else high
-        raise ValueError(f"Expected lengths in 1..{num_steps}, got {bad}.")
-    return lengths
+    return check_range("lengths", lengths.to(device="cpu", dtype=torch.int64), 1, num_steps)
 
 
 def finite_array(name: str, value: ArrayLike) -> FloatArray:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vrnn.distributions.per_site import (
+    DEFAULT_DROP_PROB,
+    PerSite,
+    check_drop_prob,
+    lookup,
+)
 from pyro_vrnn.distributions.weight_site import GATE_CHOICES, KINDS, WeightSite
-from pyro_vrnn.shapes import check_choice, check_positive_int, check_probability, check_shape
+from pyro_vrnn.shapes import check_choice, check_positive_int, check_shape
 
 METHODS = ("none", "naive", "non-recurrent", "variational", "gaussian")
 SCOPES = ("sequence", "batch")
 PARAMETRIZATIONS = ("non-inverted", "inverted")
-DEFAULT_DROP_PROB = 0.25
-DropProb = float | Mapping[str, float]
 # What of each method's own drops; the input masks of the first layer stand for an embedding's.
 _DROPS = {
     "none": (),
@@ -25,13 +28,6 @@ _DROPS = {
     "gaussian": ("weight_ih", "weight_hh", "linear", "embedding"),
 }
 _TIED = ("variational", "gaussian")
-
-
-def check_drop_prob(name: str, value: Any) -> float:
-    """Return ``value`` as a float if it is a number in [0, 1)."""
-    if check_probability(name, value) == 1:
-        raise ValueError(f"Expected {name} in [0, 1), got {value}: everything would be dropped.")
-    return float(value)
 
 
 class Dropping(torch.nn.Module):
@@ -50,7 +46,7 @@ class Dropping(torch.nn.Module):
         self,
         sites: Mapping[str, WeightSite],
         method: str,
-        drop_prob: DropProb,
+        drop_prob: PerSite,
         scope: str,
         parametrization: str,
         gates: str = "untied",
@@ -79,15 +75,11 @@ class Dropping(torch.nn.Module):
             self.drop_probs[name] = self._decide(name, site, shape, drop_prob)
             self._groups[name] = shape[0] // site.blocks(shape, gates)[0]
 
-    def _decide(self, name: str, site: WeightSite, shape: torch.Size, given: DropProb) -> float:
+    def _decide(self, name: str, site: WeightSite, shape: torch.Size, given: PerSite) -> float:
         if site.kind not in _DROPS[self.method]:
             return 0.0
-        if not isinstance(given, Mapping):
-            return site.default_drop_prob(shape, float(given))
-        for key in (name, site.kind):
-            if key in given:
-                return float(given[key])
-        return site.default_drop_prob(shape, DEFAULT_DROP_PROB)
+        value, named = lookup(given, name, site.kind, DEFAULT_DROP_PROB)
+        return float(value) if named else site.default_drop_prob(shape, float(value))
 
     @property
     def is_dropping(self) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vrnn.baselines._dropping import DEFAULT_DROP_PROB, Dropping, DropProb
+from pyro_vrnn.baselines._dropping import Dropping
+from pyro_vrnn.distributions.per_site import DEFAULT_DROP_PROB, PerSite
 from pyro_vrnn.distributions.weight_site import WeightSite
 from pyro_vrnn.ops.rows import representatives
 from pyro_vrnn.shapes import shape_text
@@ -48,7 +49,7 @@ class Embedding(Dropping, torch.nn.Embedding):
         padding_idx: int | None = None,
         *,
         method: str = "variational",
-        drop_prob: DropProb = DEFAULT_DROP_PROB,
+        drop_prob: PerSite = DEFAULT_DROP_PROB,
         scope: str = "sequence",
         parametrization: str = "non-inverted",
         **kwargs: Any,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vrnn.baselines._dropping import DEFAULT_DROP_PROB, ColumnDropping, DropProb
+from pyro_vrnn.baselines._dropping import ColumnDropping
+from pyro_vrnn.distributions.per_site import DEFAULT_DROP_PROB, PerSite
 from pyro_vrnn.distributions.weight_site import WeightSite
 from pyro_vrnn.ops.weights import MaskedWeight, masked_linear
 from pyro_vrnn.shapes import check_dtype, check_last_dim, shape_text
@@ -48,7 +49,7 @@ class Linear(ColumnDropping, torch.nn.Linear):
         bias: bool = True,
         *,
         method: str = "variational",
-        drop_prob: DropProb = DEFAULT_DROP_PROB,
+        drop_prob: PerSite = DEFAULT_DROP_PROB,
         scope: str = "sequence",
         parametrization: str = "non-inverted",
         **kwargs: Any,

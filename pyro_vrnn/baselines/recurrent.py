@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from pyro_vrnn.baselines._dropping import DEFAULT_DROP_PROB, ColumnDropping, DropProb
+from pyro_vrnn.baselines._dropping import ColumnDropping
 from pyro_vrnn.baselines._stepwise import run_naive_layer
+from pyro_vrnn.distributions.per_site import DEFAULT_DROP_PROB, PerSite
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, WeightSite
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.recurrent import recurrent
@@ -51,7 +52,7 @@ class DroppingRecurrent(ColumnDropping):
         proj_size: int = 0,
         *,
         method: str = "variational",
-        drop_prob: DropProb = DEFAULT_DROP_PROB,
+        drop_prob: PerSite = DEFAULT_DROP_PROB,
         gates: str = "untied",
         scope: str = "sequence",
         parametrization: str = "non-inverted",

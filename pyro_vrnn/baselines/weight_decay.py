@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vrnn.baselines._dropping import PARAMETRIZATIONS, Dropping, check_drop_prob
+from pyro_vrnn.baselines._dropping import PARAMETRIZATIONS, Dropping
+from pyro_vrnn.distributions.per_site import check_drop_prob
 from pyro_vrnn.shapes import check_choice, check_positive_float, check_positive_int
 
 

@@ -1,8 +1,7 @@
-"""What the spike-and-slab guide asks of its arguments and of each site."""
+"""What the guides ask of their arguments and of each site."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,18 +12,8 @@ from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.shapes import (
     check_nonnegative_float,
     check_positive_float,
-    check_probability,
     shape_text,
 )
-
-PerSite = float | Mapping[str, float]
-
-
-def check_drop_prob(name: str, value: Any) -> float:
-    if not isinstance(value, bool) and isinstance(value, (int, float)) and not 0 <= value < 1:
-        why = ": every weight would be noise" if value == 1 else ""
-        raise ValueError(f"Expected {name} in [0, 1), got {value}{why}.")
-    return check_probability(name, value)
 
 
 def check_scale(name: str, value: Any, learned: bool) -> float:
@@ -73,11 +62,3 @@ def check_blocks(name: str, block_shape: Any, shape: torch.Size) -> tuple[int, .
             f"Expected a block shape of '{name}' that tiles {shape_text(shape)}, got {got}."
         )
     return tuple(block_shape)
-
-
-def lookup(given: PerSite, name: str, kind: str, default: float) -> tuple[float, bool]:
-    """Return the value for a site, and whether the site or its kind was named."""
-    if not isinstance(given, Mapping):
-        return given, False
-    key = name if name in given else kind
-    return given.get(key, default), key in given

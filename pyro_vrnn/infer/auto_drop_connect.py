@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from pyro_vrnn.distributions.per_site import DEFAULT_DROP_PROB, PerSite, lookup
 from pyro_vrnn.distributions.weight_site import WeightSite
-from pyro_vrnn.infer._guide_checks import PerSite, lookup
-from pyro_vrnn.infer.auto_spike_and_slab import DEFAULT_DROP_PROB, AutoSpikeAndSlab
+from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
 from pyro_vrnn.infer.initialization import InitLocFn
 from pyro_vrnn.infer.weight_guide import DEFAULT_SCALE
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vrnn.distributions.multiplicative_normal import MultiplicativeNormal
-from pyro_vrnn.infer._guide_checks import PerSite
+from pyro_vrnn.distributions.per_site import PerSite
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn
 from pyro_vrnn.infer.weight_guide import DEFAULT_SCALE, AutoWeightGuide

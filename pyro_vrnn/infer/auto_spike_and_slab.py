@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.distributions import BlockDropout, SpikeAndSlab
-from pyro_vrnn.infer._guide_checks import PerSite, check_drop_prob
+from pyro_vrnn.distributions.per_site import DEFAULT_DROP_PROB, PerSite, check_drop_prob
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn
 from pyro_vrnn.infer.weight_guide import DEFAULT_SCALE, AutoWeightGuide
 from pyro_vrnn.ops.blocks import block_square_ratios
 from pyro_vrnn.shapes import check_positive_float
-
-DEFAULT_DROP_PROB = 0.25
 
 
 class NearSpike(NamedTuple):

@@ -17,15 +17,14 @@ from torch import Tensor
 
 from pyro_vrnn.distributions.block_factor import BlockFactorNormal
 from pyro_vrnn.distributions.deferred import PerSequence, RowByRow
+from pyro_vrnn.distributions.per_site import PerSite, lookup
 from pyro_vrnn.distributions.sequence_draw import SequenceCount
 from pyro_vrnn.distributions.weight_site import GATE_CHOICES, KINDS, WeightSite, weight_site_of
 from pyro_vrnn.infer._guide_checks import (
-    PerSite,
     check_blocks,
     check_real,
     check_scale,
     check_sequence_blocks,
-    lookup,
     suits_sequences,
 )
 from pyro_vrnn.infer.function_draws import wants_function_draws

@@ -12,7 +12,7 @@ from pyro_vrnn.models.sequence import SequenceModel
 from pyro_vrnn.nn.embedding import Embedding
 from pyro_vrnn.nn.recurrent import RecurrentModule
 from pyro_vrnn.nn.weights import Prior
-from pyro_vrnn.shapes import check_positive_int, check_shape
+from pyro_vrnn.shapes import check_positive_int, check_range, check_shape
 
 
 class SequenceClassification(SequenceModel):
@@ -91,7 +91,4 @@ class SequenceClassification(SequenceModel):
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise TypeError(f"Expected y of an integer dtype (class ids), got {y.dtype}.")
         if y.device.type == "cpu" or is_validation_enabled():
-            low, high = int(y.min()), int(y.max())
-            if low < 0 or high >= self.num_classes:
-                bad = low if low < 0 else high
-                raise ValueError(f"Expected y in 0..{self.num_classes - 1}, got {bad}.")
+            check_range("y", y, 0, self.num_classes - 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vrnn.distributions.weight_site import WeightSite
 from pyro_vrnn.nn.weights import Prior, WeightModule
 from pyro_vrnn.ops.particles import embedding, flatten_particles, particle_shape
-from pyro_vrnn.shapes import check_positive_int
+from pyro_vrnn.shapes import check_positive_int, check_range
 
 
 class Embedding(WeightModule):
@@ -79,11 +79,8 @@ class Embedding(WeightModule):
         if not isinstance(input, Tensor) or input.dtype not in (torch.int64, torch.int32):
             got = input.dtype if isinstance(input, Tensor) else type(input).__name__
             raise TypeError(f"Expected ids of dtype int64 or int32, got {got}.")
-        if input.numel() and input.device.type == "cpu":
-            low, high = int(input.min()), int(input.max())
-            if low < 0 or high >= self.num_embeddings:
-                bad = low if low < 0 else high
-                raise ValueError(f"Expected ids in 0..{self.num_embeddings - 1}, got {bad}.")
+        if input.device.type == "cpu":
+            check_range("ids", input, 0, self.num_embeddings - 1)
         weight = self.weight
         leading = particle_shape([(weight, 2)])
         output = embedding(

@@ -357,7 +357,7 @@ REFUSALS = {
     ),
     "drop-connect": (
         partial(AutoDropConnect, drop_prob=1.0),
-        r"Expected drop_prob in \[0, 1\), got 1.0: every weight would be noise",
+        r"Expected drop_prob in \[0, 1\), got 1.0: everything would be dropped",
     ),
 }
 
