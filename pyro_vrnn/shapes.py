@@ -34,7 +34,8 @@ def shape_text(shape: Iterable[int | str]) -> str:
 def check_positive_int(name: str, value: Any) -> int:
     """Return ``value`` as an int if it is an integer, NumPy's included, of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"Expected {name} to be a positive int, got {value!r}.")
+        got = f"a Tensor {shape_text(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"Expected {name} to be a positive int, got {got}.")
     if value < 1:
         raise ValueError(f"Expected {name} to be a positive int, got {value}.")
     return int(value)
@@ -135,6 +136,16 @@ def check_range(name: str, value: Tensor, low: int, high: int) -> Tensor:
             bad = least if least < low else most
             raise ValueError(f"Expected {name} in {low}..{high}, got {bad}.")
     return value
+
+
+def check_classes(y: Any, num_sequences: int, num_classes: int, *, wait: bool = False) -> Tensor:
+    """Return class ids ``(N,)`` if they are; a GPU's range is looked at only with ``wait``."""
+    check_shape("y", y, (num_sequences,))
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"Expected y of an integer dtype (class ids), got {y.dtype}.")
+    if wait or y.device.type == "cpu":
+        check_range("y", y, 0, num_classes - 1)
+    return y
 
 
 def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:

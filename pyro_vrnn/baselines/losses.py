@@ -11,7 +11,13 @@ from torch.nn.functional import cross_entropy
 
 from pyro_vrnn.baselines.networks import ForecastNetwork
 from pyro_vrnn.baselines.weight_decay import l2_penalty
-from pyro_vrnn.shapes import check_positive_float, check_positive_int, check_shape, shape_text
+from pyro_vrnn.shapes import (
+    check_classes,
+    check_positive_float,
+    check_positive_int,
+    check_shape,
+    shape_text,
+)
 
 
 def _run(
@@ -180,11 +186,12 @@ class SoftmaxLoss(PenalisedLoss):
         Return the loss, a scalar in nats.
 
         :param x: as the network takes it, N sequences.
-        :param y: class ids ``(N,)``, int64.
+        :param y: class ids ``(N,)`` in 0..C-1, of an integer dtype (the range is checked on the
+            CPU).
         :param lengths: valid steps, ``(N,)``.
         :param masks: passed on to the network if given.
         :raises ValueError: if a shape does not fit, or the batch is larger than ``num_data``.
         """
         logits = _run(self.network, x, lengths, masks)
-        check_shape("y", y, (len(logits),))
-        return self._total(cross_entropy(logits, y, reduction="sum"), len(logits))
+        check_classes(y, len(logits), logits.shape[-1])
+        return self._total(cross_entropy(logits, y.long(), reduction="sum"), len(logits))

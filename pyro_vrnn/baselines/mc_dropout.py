@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
 from pyro_vrnn.baselines._dropping import Dropping
+from pyro_vrnn.baselines.losses import PenalisedLoss
 from pyro_vrnn.shapes import check_lengths, check_positive_int
 
 
@@ -24,7 +25,8 @@ def mc_samples(
     """
     Run a network S times with its layers' dropout on, without gradients.
 
-    Only layers that drop are put in training mode, ours and torch.nn's; afterwards every layer is
+    Only layers that drop are put in training mode, ours and torch.nn's (dropout by a function, in a
+    ``forward`` of your own, is not seen); afterwards every layer is
     in the mode it was in, also after an error. Where masks belong to a sequence, the draws go into
     the batch: each is independent for every sequence. Where a layer has one mask for the call
     (``scope="batch"``), a pass is one draw for all sequences and is not cut.
@@ -42,6 +44,10 @@ def mc_samples(
     :raises TypeError: if a number is no int.
     :raises ValueError: if a number is not positive, or lengths do not fit.
     """
+    if isinstance(network, PenalisedLoss):
+        raise TypeError(
+            f"Expected a network, got the loss {type(network).__name__}: give its .network."
+        )
     check_positive_int("num_samples", num_samples)
     check_positive_int("max_batch", max_batch)
     if lengths is not None:

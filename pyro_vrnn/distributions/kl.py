@@ -115,8 +115,9 @@ def gal_kl_divergence(q: SpikeAndSlab, prior: Independent[Any]) -> Tensor:
     Without noise there is no overlap, and the two are the same. Parameters and errors are those of
     :func:`kl_parts`.
     """
+    entropy = _mask_entropy(q)
     parts = kl_parts(q, prior)
-    return (parts.constant + parts.slab - _mask_entropy(q)).to(q.loc.dtype)
+    return (parts.constant + parts.slab - entropy).to(q.loc.dtype)
 
 
 def gal_gap(q: SpikeAndSlab) -> Tensor:
@@ -187,5 +188,7 @@ class _ScaleTerm(torch.autograd.Function):
 
 
 def _mask_entropy(q: SpikeAndSlab) -> Tensor:
+    if not isinstance(q, SpikeAndSlab):
+        raise TypeError(f"Expected q to be a SpikeAndSlab, got {type(q).__name__}.")
     p = torch.as_tensor(q.drop_prob, dtype=torch.float64, device=q.loc.device)
     return sum_event(binary_entropy(p), q.grid_shape)

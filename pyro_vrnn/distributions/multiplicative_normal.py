@@ -57,7 +57,8 @@ class MultiplicativeNormal(BlockFactorNormal):
 
     :param torch.Tensor loc: means :math:`m`, in the units of the weights.
     :param scale: standard deviation :math:`\sigma > 0`, a float or a tensor.
-    :param alpha: variance of the factors, :math:`\alpha \ge 0`, a float or a tensor.
+    :param alpha: variance of the factors, :math:`\alpha \ge 0`, a float or a tensor; above 0 if it
+        requires a gradient.
     :param tuple block_shape: shape of one block of weights that share a factor.
     :param bool validate_args: whether to check values; by default as torch's distributions do.
     :raises TypeError: if ``loc`` is not a floating point tensor.
@@ -94,8 +95,11 @@ class MultiplicativeNormal(BlockFactorNormal):
         self._set_factor(alpha, validate_args)
 
     def _check_factor(self) -> None:
-        if isinstance(self.alpha, Tensor):
-            check_all("alpha >= 0", self.alpha, (self.alpha >= 0) & (self.alpha < math.inf))
+        alpha = self.alpha
+        if isinstance(alpha, Tensor) and alpha.requires_grad:  # the square root has none at 0
+            check_all("alpha > 0 where it has a gradient", alpha, (alpha > 0) & (alpha < math.inf))
+        elif isinstance(alpha, Tensor):
+            check_all("alpha >= 0", alpha, (alpha >= 0) & (alpha < math.inf))
 
     @property
     def has_factor(self) -> bool:
@@ -134,8 +138,9 @@ class MultiplicativeNormal(BlockFactorNormal):
             self._validate_sample(value)
         rest = value - self.loc
         dims = tuple(range(-len(self.block_shape), 0))
-        total = -block_square_ratios(rest, self.scale, self.block_shape) / 2
-        if self.has_factor:
+        if not self.has_factor:
+            total = -block_square_ratios(rest, self.scale, self.block_shape) / 2
+        else:
             squares = block_square_ratios(self.loc, self.scale, self.block_shape)
             # Along m the variance is 1 + alpha d^2. It is taken apart before squaring: for blocks
             # far from 0 the difference of two large squares would lose what is left of them.

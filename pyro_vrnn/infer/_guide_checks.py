@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from pyro.distributions import constraints
+from pyro.infer.autoguide import AutoGuide
 
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, WeightSite
 from pyro_vrnn.infer.guide_site import GuideSite
@@ -14,6 +16,34 @@ from pyro_vrnn.shapes import (
     check_positive_float,
     shape_text,
 )
+
+
+def check_names(
+    argument: str, given: Mapping[str, Any], sites: Sequence[str], kinds: Sequence[str]
+) -> None:
+    """Refuse names that are no site or kind of this model, with what may have been meant."""
+    unknown = sorted(set(given) - {*sites, *kinds})
+    if not unknown:
+        return
+    meant = [
+        known
+        for name in unknown
+        for known in (*sites, *kinds)
+        if known.endswith(f".{name}") or (known in kinds and name.startswith(known))
+    ]
+    hint = f"; did you mean {' or '.join(map(repr, dict.fromkeys(meant)))}?" if meant else "."
+    raise ValueError(
+        f"Expected the names in {argument} to be sites or kinds of weights "
+        f"({', '.join((*sites, *kinds))}), got {', '.join(map(repr, unknown))}{hint}"
+    )
+
+
+def check_order(model: Any) -> None:
+    """Refuse a guide in the place of its model."""
+    if isinstance(model, AutoGuide):
+        raise TypeError(
+            f"Expected a model before its guide, got the guide {type(model).__name__} as model."
+        )
 
 
 def check_scale(name: str, value: Any, learned: bool) -> float:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vrnn.infer.exact_kl_elbo import ELBOParts
 from pyro_vrnn.runs import machine, set_seed, versions
-from pyro_vrnn.shapes import check_positive_float, check_positive_int
+from pyro_vrnn.shapes import check_positive_float, check_positive_int, shape_text
 
 OptimizerFn = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
@@ -142,10 +143,11 @@ class _Trainer:
         self.optimizer: torch.optim.Optimizer | None = None
         self.parameters: list[Tensor] = []
 
-    def _warm_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.optim.Optimizer:
-        # An autoguide has no parameters before its first call.
-        with torch.no_grad():
-            self.loss_module(*args, **kwargs)
+    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.optim.Optimizer:
+        if isinstance(getattr(self.loss_module, "elbo", None), ELBO):
+            # An autoguide has no parameters before its first call.
+            with torch.no_grad():
+                self.loss_module(*args, **kwargs)
         self.parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
         optimizer = self.make_optimizer(self.parameters)
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -154,9 +156,15 @@ class _Trainer:
 
     def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[int, int]) -> _Step:
         if self.optimizer is None:
-            self.optimizer = self._warm_up(args, kwargs)
+            self.optimizer = self._start(args, kwargs)
         self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.loss_module(*args, **kwargs)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = shape_text(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise TypeError(
+                "Expected a module that returns a scalar loss, such as "
+                f"baselines.GaussianLoss(network), got one that returns {got}."
+            )
         step = self._read(loss)
         if not math.isfinite(step.loss):
             raise FloatingPointError(

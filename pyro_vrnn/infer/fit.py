@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 
+from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._training import FitResult, OptimizerFn, check_options, run_training
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.nn.own_params import module_local_params
+from pyro_vrnn.runs import check_device
 
 __all__ = ["FitResult", "OptimizerFn", "fit", "fit_loss"]
 
@@ -69,10 +71,13 @@ def fit(
     :param bool progress: show a progress bar.
     :returns: the history, a :class:`FitResult`.
     :raises TypeError: if an argument or a batch is of another type than said here.
-    :raises ValueError: if ``data`` is empty, or runs out after the first epoch.
+    :raises ValueError: if ``data`` is empty, or runs out after the first epoch, or the device is
+        not here.
     :raises FloatingPointError: if the loss is not finite; the step's update is not made.
     """
     check_options(num_epochs, clip_norm, optimizer)
+    check_order(model)
+    place = None if device is None else check_device(str(device))
     elbo = TraceExactKL_ELBO() if elbo is None else elbo
     if not isinstance(elbo, ELBO):
         got = f"the class {elbo.__name__}" if isinstance(elbo, type) else type(elbo).__name__
@@ -83,7 +88,7 @@ def fit(
                 f"Expected {name} to be a torch.nn.Module, got {type(module).__name__}; for plain "
                 "functions use pyro.infer.SVI."
             )
-        module.to(device)
+        module.to(place)
     with module_local_params(model, guide):
         return run_training(
             elbo(model, guide),
@@ -132,14 +137,15 @@ def fit_loss(
     :param data: as for :func:`fit`, and so are the other parameters.
     :returns: the history; its ``loss`` and ``epoch_loss`` are what the module returned.
     :raises TypeError: if an argument or a batch is of another type than said here.
-    :raises ValueError: if ``data`` is empty, or runs out after the first epoch.
+    :raises ValueError: if ``data`` is empty, or runs out after the first epoch, or the device is
+        not here.
     :raises FloatingPointError: if the loss is not finite; the step's update is not made.
     """
     check_options(num_epochs, clip_norm, optimizer)
     if not isinstance(loss, torch.nn.Module):
         raise TypeError(f"Expected loss to be a torch.nn.Module, got {type(loss).__name__}.")
     return run_training(
-        loss.to(device),
+        loss.to(None if device is None else check_device(str(device))),
         data,
         num_epochs=num_epochs,
         optimizer=optimizer,

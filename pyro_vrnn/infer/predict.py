@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_job import Job
 from pyro_vrnn.infer._predict_outcome import DRAWS
@@ -171,10 +171,7 @@ def _check_programs(model: Any, guide: Any, device: torch.device | str | None) -
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program):
             raise TypeError(f"Expected {name} to be callable, got {type(program).__name__}.")
-    if isinstance(model, AutoGuide):
-        raise TypeError(
-            f"Expected a model before its guide, got the guide {type(model).__name__} as model."
-        )
+    check_order(model)
     if device is not None:
         place = check_device(str(device))
         for program in (model, guide):

@@ -20,8 +20,10 @@ from pyro_vrnn.distributions.deferred import PerSequence, RowByRow
 from pyro_vrnn.distributions.per_site import PerSite, lookup
 from pyro_vrnn.distributions.sequence_draw import SequenceCount
 from pyro_vrnn.distributions.weight_site import GATE_CHOICES, KINDS, WeightSite, weight_site_of
+from pyro_vrnn.infer import _guide_state
 from pyro_vrnn.infer._guide_checks import (
     check_blocks,
+    check_names,
     check_real,
     check_scale,
     check_sequence_blocks,
@@ -141,7 +143,16 @@ class AutoWeightGuide(AutoGuide):
             raise
 
     def _build(self, latents: Mapping[str, dict[str, Any]]) -> None:
-        self._check_names(latents)
+        records = {name: weight_site_of(site) for name, site in latents.items()}
+        kinds = [kind for kind in KINDS if any(r and r.kind == kind for r in records.values())]
+        for argument, given in (
+            (self.factor_name, self._factor),
+            ("scale", self._scale),
+            ("block_shapes", self._block_shapes),
+        ):
+            if isinstance(given, Mapping):
+                names = [] if argument == "block_shapes" else kinds
+                check_names(argument, given, list(latents), names)
         self.sites = {name: self._decide(name, site) for name, site in latents.items()}
         self.locs = OwnParamsModule("locs")
         self.scales = OwnParamsModule("scales")
@@ -159,20 +170,6 @@ class AutoWeightGuide(AutoGuide):
         if hasattr(self._init_loc_fn, "check_used"):
             self._init_loc_fn.check_used()
 
-    def _check_names(self, latents: Mapping[str, Any]) -> None:
-        for argument, given in (
-            (self.factor_name, self._factor),
-            ("scale", self._scale),
-            ("block_shapes", self._block_shapes),
-        ):
-            known = [*latents, *(KINDS if argument != "block_shapes" else ())]
-            unknown = sorted(set(given) - set(known)) if isinstance(given, Mapping) else []
-            if unknown:
-                raise ValueError(
-                    f"Expected the names in {argument} to be sites or kinds of weights "
-                    f"({', '.join(known)}), got {', '.join(map(repr, unknown))}."
-                )
-
     def _decide(self, name: str, site: dict[str, Any]) -> GuideSite:
         record = weight_site_of(site)
         self._check_known(name, record)
@@ -181,6 +178,11 @@ class AutoWeightGuide(AutoGuide):
         block_shape = check_blocks(name, self._blocks_of(name, record, shape), shape)
         factor = self._factor_of(name, record, shape)
         kind = "" if record is None else record.kind
+        if kind == "bias" and factor != 0:
+            raise ValueError(
+                f"Expected {self.factor_name} of the bias '{name}' to be 0, got {factor}: biases "
+                "are never dropped or scaled."
+            )
         scale, _ = lookup(self._scale, name, kind, DEFAULT_SCALE)
         scope = "batch" if factor == 0 else self.scope
         factors = {"drop_prob": 0.0, self.factor_name: float(factor)}
@@ -219,9 +221,19 @@ class AutoWeightGuide(AutoGuide):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        if any(key.startswith(prefix) for key in state_dict):
+        extra = prefix + _guide_state.KEY
+        if any(key.startswith(prefix) and key != extra for key in state_dict):
             self._check_built("parameters to load into one without")
+        if extra in state_dict:  # before any parameter is overwritten
+            self.sites = _guide_state.restored(state_dict[extra], self.factor_name, self.sites)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def get_extra_state(self) -> Tensor:
+        """Return what the state dict says of the distributions, for a check when it is loaded."""
+        return _guide_state.encode(self.factor_name, self.sites)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Do nothing: the state was looked at before parameters were loaded."""
 
     def distribution(self, name: str) -> BlockFactorNormal:
         """
@@ -336,7 +348,8 @@ def _check_weight(name: str, site: dict[str, Any]) -> None:
         plates = ", ".join(repr(frame.name) for frame in site["cond_indep_stack"])
         raise ValueError(
             f"Expected weight '{name}' outside any plate, got it inside {plates}: read the "
-            "weights before the data plate, or each sequence gets a weight of its own."
+            "weights before the data plate, or each sequence gets a weight of its own. (If it is "
+            "an observation, call the guide with the observations.)"
         )
     fn = site["fn"]
     check_real(name, fn.support)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pyro
-import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from pyro_vrnn.models.sequence import SequenceModel
 from pyro_vrnn.nn.embedding import Embedding
 from pyro_vrnn.nn.recurrent import RecurrentModule
 from pyro_vrnn.nn.weights import Prior
-from pyro_vrnn.shapes import check_positive_int, check_range, check_shape
+from pyro_vrnn.shapes import check_classes, check_positive_int
 
 
 class SequenceClassification(SequenceModel):
@@ -29,6 +28,7 @@ class SequenceClassification(SequenceModel):
 
     Example::
 
+        >>> import torch
         >>> from pyro.infer import Predictive
         >>> from pyro_vrnn.nn import LSTM
         >>> model = SequenceClassification(LSTM(3, 8), num_classes=4)
@@ -79,16 +79,9 @@ class SequenceClassification(SequenceModel):
         """
         self.check_input(x)
         if y is not None:
-            self._check_classes(y, len(x))
+            check_classes(y, len(x), self.num_classes, wait=is_validation_enabled())
         logits = self.output(x, lengths)
         with self.data_plate(len(x), logits.device, y is not None):
             pyro.deterministic("logits", logits, event_dim=1)
             pyro.sample("obs", Categorical(logits=logits), obs=y)
         return logits
-
-    def _check_classes(self, y: Tensor, batch_size: int) -> None:
-        check_shape("y", y, (batch_size,))
-        if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            raise TypeError(f"Expected y of an integer dtype (class ids), got {y.dtype}.")
-        if y.device.type == "cpu" or is_validation_enabled():
-            check_range("y", y, 0, self.num_classes - 1)

@@ -150,8 +150,10 @@ def _why_not(layer: nn.Module) -> str | None:
         return f"{type(layer).__name__}, a subclass of {kind}"
     if any(getattr(layer, hooks) for hooks in _HOOKS) or "forward" in layer.__dict__:
         return f"{kind} with hooks or a forward of its own"
-    if not any(p.requires_grad for p in own.values()):
-        return f"{kind}, frozen"
+    frozen = [name for name, p in own.items() if not p.requires_grad]
+    if frozen:
+        whole = len(frozen) == len(own)
+        return f"{kind}, {'frozen' if whole else 'partly frozen (' + ', '.join(frozen) + ')'}"
     dtypes = {p.dtype for p in own.values()}
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         return f"{kind} of {', '.join(sorted(map(str, dtypes)))}"

@@ -9,7 +9,7 @@ import torch
 
 from pyro_vrnn import baselines
 from pyro_vrnn.baselines import SequenceNetwork, mc_samples
-from tests.baselines.cases import dropping, scopes
+from tests.baselines.cases import OURS, dropping, scopes
 
 Z = 4.26
 double = {"dtype": torch.float64}
@@ -134,3 +134,11 @@ def test_refuses(args, message):
 def test_refuses_max_batch():
     with pytest.raises(ValueError, match=r"Expected max_batch to be a positive int, got 0\."):
         mc_samples(linear_network(), torch.zeros(3, 6, 9, **double), 2, max_batch=0)
+
+
+def test_a_loss_is_no_network():
+    network = SequenceNetwork(OURS["gru"](9, 4), torch.nn.Linear(4, 1))
+    with pytest.raises(TypeError, match=r"Expected a network, got the loss GaussianLoss: give its"):
+        baselines.mc_samples(baselines.GaussianLoss(network), torch.zeros(2, 3, 9), 3)
+    with pytest.raises(TypeError, match=r"num_samples to be a positive int, got a Tensor \(2, 3\)"):
+        baselines.mc_samples(network, 3, torch.zeros(2, 3))

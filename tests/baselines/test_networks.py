@@ -312,3 +312,21 @@ def test_no_prior_no_penalty():
     x, y = torch.randn(5, 6, 9, **double), torch.randn(5, 1, **double)
     free, penalised = GaussianLoss(network, prior_scale=None), GaussianLoss(network)
     close(penalised(x, y) - free(x, y), baselines.l2_penalty(network))
+
+
+CLASSES = {
+    "ignored by torch": (torch.full((5,), -100), ValueError, r"Expected y in 0..2, got -100"),
+    "too high": (torch.tensor([0, 1, 2, 3, 0]), ValueError, r"Expected y in 0..2, got 3"),
+    "real": (torch.zeros(5), TypeError, r"y of an integer dtype \(class ids\), got torch.float32"),
+}
+
+
+@pytest.mark.parametrize(("y", "error", "message"), CLASSES.values(), ids=CLASSES)
+def test_softmax_takes_classes(y, error, message):
+    loss = SoftmaxLoss(
+        SequenceNetwork(OURS["gru"](9, 4, **double), torch.nn.Linear(4, 3, **double))
+    )
+    x = torch.randn(5, 6, 9, **double)
+    with pytest.raises(error, match=message):
+        loss(x, y)
+    assert loss(x, torch.zeros(5, dtype=torch.int32)).isfinite()

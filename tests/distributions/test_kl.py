@@ -9,6 +9,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vrnn.distributions import (
     BlockDropout,
+    MultiplicativeNormal,
     SpikeAndSlab,
     gal_gap,
     gal_kl_divergence,
@@ -498,3 +499,10 @@ def test_other_priors_are_not_implemented_without_noise_either():
             BlockDropout(torch.ones(4, 3), 0.5, (2, 1)),
             dist.Laplace(torch.zeros(4, 3), 1.0).to_event(2),
         )
+
+
+@pytest.mark.parametrize("function", [gal_kl_divergence, lambda q, prior: gal_gap(q)])
+def test_gal_s_form_is_of_a_spike_and_slab(function):
+    q = MultiplicativeNormal(randn(4, 3), 0.1, 0.5, (4, 1))
+    with pytest.raises(TypeError, match=r"to be a SpikeAndSlab, got MultiplicativeNormal"):
+        function(q, normal(0.0, 1.0, (4, 3)))

@@ -217,6 +217,11 @@ ERRORS = {
     "negative": (dict(alpha=-0.1), ValueError, r"alpha to be a number of at least 0, got -0.1"),
     "text": (dict(alpha="1"), TypeError, r"alpha to be a number of at least 0, got '1'"),
     "tensor": (dict(alpha=torch.tensor(-0.5)), ValueError, r"Expected alpha >= 0, got -0.5"),
+    "no-gradient-at-0": (
+        dict(alpha=torch.zeros(1, 3, requires_grad=True)),
+        ValueError,
+        r"Expected alpha > 0 where it has a gradient, got 0",
+    ),
     "scale": (dict(scale=0.0), ValueError, r"Expected scale > 0, got 0"),
     "blocks": (dict(block_shape=(3, 1)), ValueError, r"block_shape to tile an event .*\(4, 3\)"),
     "grid": (dict(alpha=torch.ones(4, 3)), ValueError, r"alpha to broadcast to shape \(2, 3\)"),

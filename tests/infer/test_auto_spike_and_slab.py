@@ -164,14 +164,13 @@ def test_few_inputs_or_outputs_are_not_dropped_by_a_float(inputs, outputs):
 
 def test_drop_prob_by_site_before_kind_before_default():
     model = vrnn.models.SequenceRegression(vrnn.nn.GRU(1, 3, 2), 1)
-    given = {"weight_ih": 0.1, "weight_hh": 0.2, "rnn.weight_hh_l1": 0.6, "bias": 0.7}
+    given = {"weight_ih": 0.1, "weight_hh": 0.2, "rnn.weight_hh_l1": 0.6}
     sites = built(model, torch.zeros(2, 4, 1), torch.zeros(2, 1), drop_prob=given).sites
     assert sites["rnn.weight_ih_l0"].drop_prob == 0.1  # as given, though there is one input
     assert sites["rnn.weight_hh_l0"].drop_prob == 0.2
     assert sites["rnn.weight_hh_l1"].drop_prob == 0.6
-    assert sites["rnn.bias_hh_l0"].drop_prob == 0.7
     assert sites["head.weight"].drop_prob == 0.0  # not named: 0.25, but for one output
-    assert sites["head.bias"].drop_prob == 0.7
+    assert sites["head.bias"].drop_prob == 0.0
 
 
 def test_drop_prob_of_sites_not_named():

@@ -425,3 +425,15 @@ def test_device(device):
     fit(model, guide, batches, num_epochs=1, optimizer=adam, progress=False, device=device)
     tensors = [*model.parameters(), *model.buffers(), *guide.parameters(), *guide.buffers()]
     assert {t.device.type for t in tensors} == {device.type}
+
+
+def test_guide_in_the_model_s_place():
+    model, guide, batches = problem()
+    with pytest.raises(TypeError, match=r"a model before its guide, got the guide AutoSpikeAnd"):
+        quiet(guide, model, batches, num_epochs=1)
+
+
+def test_device_that_is_not_here():
+    model, guide, batches = problem()
+    with pytest.raises(ValueError, match=r"Expected a device that is here, got 'gpu'"):
+        quiet(model, guide, batches, num_epochs=1, device="gpu")

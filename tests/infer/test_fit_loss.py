@@ -38,7 +38,6 @@ def test_a_plain_loss_equals_a_loop_by_hand():
     options = dict(num_epochs=2, optimizer=adam, clip_norm=0.1, seed=5, progress=False)
     result = fit_loss(loss, plain_batches(), **options)
     pyro.set_rng_seed(5)
-    twin(*plain_batches()[0])  # the warm-up
     optimizer, losses = adam(twin.parameters()), []
     for x, y in plain_batches() * 2:
         optimizer.zero_grad()
@@ -61,6 +60,12 @@ def test_progress_of_a_plain_loss(capsys):
 
 
 PLAIN_ERRORS = {
+    "no-scalar": (
+        dict(loss=torch.nn.Linear(3, 2).double(), data=[(torch.zeros(4, 3).double(),)]),
+        TypeError,
+        r"a module that returns a scalar loss, .*GaussianLoss.*, got one that returns \(4, 2\)",
+    ),
+    "device": (dict(device="gpu"), ValueError, r"Expected a device that is here, got 'gpu'"),
     "function": (dict(loss=lambda x: x), TypeError, r"loss to be a torch.nn.Module, got function"),
     "epochs": (dict(num_epochs=0), ValueError, r"num_epochs to be a positive int, got 0"),
     "empty": (dict(data=[]), ValueError, r"got no batch in epoch 0"),
@@ -77,3 +82,17 @@ def test_errors_of_a_plain_loss(changes, error, message):
     given = dict(loss=Squares(), data=plain_batches(), num_epochs=1, optimizer=adam)
     with pytest.raises(error, match=message):
         fit_loss(**{**given, **changes})
+
+
+def test_a_module_with_a_state_sees_each_batch_once():
+    class Normalised(Squares):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(3, dtype=torch.float64)
+
+        def forward(self, x, y):
+            return super().forward(self.norm(x), y)
+
+    loss = Normalised()
+    fit_loss(loss, plain_batches(), num_epochs=2, optimizer=adam, progress=False)
+    assert loss.norm.num_batches_tracked == 6

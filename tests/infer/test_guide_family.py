@@ -368,6 +368,35 @@ def test_refusals(make, message):
         make(by_hand)
 
 
+NAMES = {
+    "kind-not-there": (
+        dict(drop_prob={"embedding": 0.5}),
+        r"names in drop_prob to be sites or kinds .*, got 'embedding'\.",
+    ),
+    "torch-s-name": (
+        dict(drop_prob={"weight_hh_l0": 0.5}),
+        r"got 'weight_hh_l0'; did you mean 'rnn.weight_hh_l0' or 'weight_hh'\?",
+    ),
+    "bias": (
+        dict(drop_prob={"bias": 0.5}),
+        r"drop_prob of the bias 'rnn.bias_ih_l0' to be 0, got 0.5: biases are never dropped",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), NAMES.values(), ids=NAMES)
+def test_names_in_a_mapping(options, message):
+    model, x, y = small()
+    with pytest.raises(ValueError, match=message):
+        AutoSpikeAndSlab(model, **options)(x, y)
+
+
+def test_an_observation_taken_for_a_weight_is_named_as_such():
+    model, x, _ = small()
+    with pytest.raises(ValueError, match=r"If it is an observation, call the guide with the obs"):
+        AutoMeanFieldNormal(model)(x)
+
+
 def test_names_of_alpha_are_checked():
     model, x, y = small()
     with pytest.raises(ValueError, match=r"names in alpha .* got 'weights'"):

@@ -157,3 +157,49 @@ def test_guide_follows_to_a_type_and_device(local, learn_scale, device):
         train(model, guide, x, y)
         assert guide.distribution("rnn.weight_hh_l0").loc.dtype == torch.float64
         assert Predictive(model, guide=guide, num_samples=2)(x)["obs"].dtype == torch.float64
+
+
+OTHERS = {
+    "p": (
+        dict(drop_prob={"weight_hh": 0.5}),
+        r"with drop_prob 0.25 for 'rnn.weight_hh_l0', got 0.5",
+    ),
+    "gates": (
+        dict(gates="tied"),
+        r"with blocks of shape \[5, 1\] for 'rnn.weight_.*, got \[20, 1\]",
+    ),
+    "no-noise": (dict(scale=0), r"with scale=0: False for 'rnn.weight_ih_l0', got True"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), OTHERS.values(), ids=OTHERS)
+def test_state_of_another_distribution_is_refused(options, message):
+    """Its parameters would be taken and mean something else."""
+    model, x, y = small()
+    other = Guide(model, **{"drop_prob": {"weight_hh": 0.25}, **options})
+    guide = Guide(model, drop_prob={"weight_hh": 0.25})
+    for each in (guide, other):
+        each(x, y)
+    before = guide.mean()
+    with pytest.raises(RuntimeError, match=message):
+        guide.load_state_dict(other.state_dict())
+    assert_equal(guide.mean(), before)
+
+
+def test_state_of_another_kind_of_guide_is_refused():
+    model, x, y = small()
+    guide, other = Guide(model), vrnn.infer.AutoMultiplicativeNormal(model)
+    for each in (guide, other):
+        each(x, y)
+    with pytest.raises(RuntimeError, match=r"guide with drop_prob, got one with alpha"):
+        guide.load_state_dict(other.state_dict())
+
+
+def test_a_fixed_scale_comes_with_the_state():
+    model, x, y = small()
+    guide, other = Guide(model, scale=0.5), Guide(model)
+    for each in (guide, other):
+        each(x, y)
+    other.load_state_dict(guide.state_dict())
+    assert other.sites == guide.sites
+    assert other.distribution("head.weight").scale == 0.5

@@ -142,10 +142,15 @@ def test_frozen_parameters_stay_as_they_are_under_pyro():
     assert half(torch.zeros(5, 2, 4).double())[0].dtype == torch.float64
 
 
-def test_partly_frozen_layers_are_bayesian():
-    layer = nn.Linear(4, 4)
-    layer.bias.requires_grad_(False)
-    assert list(sites(vrnn.nn.bayesianize(layer), torch.zeros(4))) == ["weight", "bias"]
+def test_partly_frozen_layers_stay():
+    """What was frozen on purpose is not made uncertain."""
+    tree = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tree[0].bias.requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"are '0' \(Linear, partly frozen \(bias\)\)\."):
+        bayesian = vrnn.nn.bayesianize(tree)
+    assert list(sites(bayesian, torch.zeros(4))) == ["1.weight", "1.bias"]
+    assert [name for name, _ in bayesian.named_parameters()] == ["0.weight"]
+    assert torch.equal(bayesian[0].bias, tree[0].bias)
 
 
 def padded_badly():
