@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import platform
 import random
+from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 RECORDED_PACKAGES = ("pyro-vrnn", "torch", "pyro-ppl", "numpy", "arviz")
 
@@ -39,6 +42,69 @@ def set_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator is what others draw from
     torch.manual_seed(seed)
+
+
+def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """
+    Return the state of Python's, NumPy's and torch's global generators, every CUDA device's too.
+
+    >>> state = rng_state()
+    >>> first = torch.rand(())
+    >>> set_rng_state(*state)
+    >>> bool(torch.rand(()) == first)
+    True
+
+    :returns: tensors, and facts that JSON can say, for :func:`set_rng_state`.
+    :raises ValueError: if NumPy's global generator is no MT19937.
+    """
+    _, words, gauss = random.getstate()
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(legacy, dict)
+    if legacy["bit_generator"] != "MT19937":
+        raise ValueError(
+            f"Expected NumPy's global generator to be MT19937, got {legacy['bit_generator']}."
+        )
+    tensors = {
+        "python": torch.tensor(words),
+        "numpy": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        for index, state in enumerate(torch.cuda.get_rng_state_all()):
+            tensors[f"cuda:{index}"] = state
+    facts = {
+        "python_gauss": gauss,
+        "numpy_position": int(legacy["state"]["pos"]),
+        "numpy_has_gauss": int(legacy["has_gauss"]),
+        "numpy_gauss": float(legacy["gauss"]),
+    }
+    return tensors, facts
+
+
+def set_rng_state(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """
+    Give the global generators a state of :func:`rng_state`; they then draw the same numbers.
+
+    A device without a state in ``tensors`` keeps its own.
+
+    :raises ValueError: if there is the state of a CUDA device that is not here.
+    """
+    devices = sorted(name for name in tensors if name.startswith("cuda:"))
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if len(devices) > here:
+        raise ValueError(
+            f"Expected the states of at most {here} CUDA devices, as many as are here, "
+            f"got {len(devices)}."
+        )
+    random.setstate((3, tuple(tensors["python"].tolist()), facts["python_gauss"]))
+    key = tensors["numpy"].numpy().astype(np.uint32)
+    position, has_gauss = facts["numpy_position"], facts["numpy_has_gauss"]
+    np.random.set_state(  # noqa: NPY002
+        ("MT19937", key, position, has_gauss, facts["numpy_gauss"])
+    )
+    torch.set_rng_state(tensors["torch"])
+    for name in devices:
+        torch.cuda.set_rng_state(tensors[name], name)
 
 
 def versions() -> dict[str, str]:

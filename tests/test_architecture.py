@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "pyro_vrnn"
 LAYERS = {
     "shapes": 0,
     "files": 0,
+    "archives": 0,
     "runs": 0,
     "scores": 1,
     "ops": 1,
@@ -28,7 +29,7 @@ LAYERS = {
     "__main__": 9,  # calls cli
     "__init__": 8,
 }
-KNOWS_NO_PYRO = ("shapes", "files", "runs", "scores", "ops", "data", "baselines")
+KNOWS_NO_PYRO = ("shapes", "files", "archives", "runs", "scores", "ops", "data", "baselines")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
