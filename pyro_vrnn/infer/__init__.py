@@ -4,7 +4,8 @@ from pyro_vrnn.infer.auto_drop_connect import AutoDropConnect
 from pyro_vrnn.infer.auto_mean_field_normal import AutoMeanFieldNormal
 from pyro_vrnn.infer.auto_multiplicative_normal import AutoMultiplicativeNormal
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab, NearSpike
-from pyro_vrnn.infer.exact_kl_elbo import ELBOParts, TraceExactKL_ELBO
+from pyro_vrnn.infer.elbo_parts import ELBOParts
+from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.infer.guide_site import GuideSite

@@ -14,7 +14,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vrnn.infer.exact_kl_elbo import ELBOParts
+from pyro_vrnn.infer.elbo_parts import ELBOParts
 from pyro_vrnn.runs import machine, set_seed, versions
 from pyro_vrnn.shapes import check_positive_float, check_positive_int, shape_text
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -28,32 +28,11 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vrnn.shapes import check_positive_int, shape_text
+from pyro_vrnn.infer.elbo_parts import ELBOParts, summed, total
+from pyro_vrnn.shapes import check_nonnegative_float, check_positive_int, shape_text
 
 Site = dict[str, Any]
 Traces = tuple[Any, Any]  # of the model and of the guide
-
-
-class ELBOParts(NamedTuple):
-    """
-    What an ELBO estimate is made of: detached float64 scalars in nats, means over the particles.
-
-    They stay on the device they were computed on; reading one waits for it.
-
-    :param torch.Tensor expected_log_likelihood: the sum of ``log_likelihood``.
-    :param dict log_likelihood: observed site (a ``pyro.factor`` too) -> its scaled log-likelihood.
-    :param dict kl: site -> its KL divergence; for a site estimated by sampling log q - log p at
-        the draw, for one that only the guide has log q.
-    """
-
-    expected_log_likelihood: Tensor
-    log_likelihood: dict[str, Tensor]
-    kl: dict[str, Tensor]
-
-    @property
-    def elbo(self) -> Tensor:
-        """The ELBO estimate: the expected log-likelihood less every divergence."""
-        return self.expected_log_likelihood - sum(self.kl.values())
 
 
 class TraceExactKL_ELBO(ELBO):
@@ -90,6 +69,8 @@ class TraceExactKL_ELBO(ELBO):
     :param bool vectorize_particles: run all particles at once, in a plate.
     :param sampled: True, or names of sites, guide-only ones included, that may be estimated by
         sampling where they have no exact KL. It does not stop the use of one.
+    :param float kl_weight: multiplies the KL in the loss: below 1 a tempered posterior, and no
+        bound; may be set again between steps. :attr:`parts` are without it.
     :param bool retain_graph: passed to ``backward`` by ``loss_and_grads``.
     :ivar ELBOParts parts: the terms of the last estimate; None before the first.
     :raises TypeError: if ``sampled`` is neither a bool nor a collection of names.
@@ -108,6 +89,7 @@ class TraceExactKL_ELBO(ELBO):
         max_plate_nesting: float = math.inf,
         vectorize_particles: bool = False,
         sampled: bool | Collection[str] = False,
+        kl_weight: float = 1.0,
         retain_graph: bool | None = None,
     ) -> None:
         super().__init__(
@@ -117,34 +99,36 @@ class TraceExactKL_ELBO(ELBO):
             retain_graph=retain_graph,
         )
         self.sampled = _check_sampled(sampled)
+        self.kl_weight = check_nonnegative_float("kl_weight", kl_weight)
         self.parts: ELBOParts | None = None
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return minus the ELBO estimate."""
-        return -self._keep(list(self._particles(model, guide, args, kwargs))).item()
+        return self._keep(list(self._particles(model, guide, args, kwargs))).item()
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return minus the ELBO estimate as a float64 scalar, without waiting for the device."""
         particles = list(self._particles(model, guide, args, kwargs))
         self._keep(particles)
-        return -_total(particle.elbo for particle in particles)
+        return -total(particle.weighted(self.kl_weight) for particle in particles)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return minus the ELBO estimate, and add its gradient to the parameters' ``grad``."""
         particles = []
         for particle in self._particles(model, guide, args, kwargs):
-            loss = -particle.elbo
+            loss = -particle.weighted(self.kl_weight)
             if loss.requires_grad:
                 loss.backward(retain_graph=self.retain_graph)
-            particles.append(_summed([particle]))  # without the graph
-        return -self._keep(particles).item()
+            particles.append(summed([particle]))  # without the graph
+        return self._keep(particles).item()
 
     def _keep(self, particles: list[ELBOParts]) -> Tensor:
-        self.parts = _summed(particles)
-        elbo = self.parts.elbo
-        if elbo.device.type == "cpu" and math.isnan(elbo):
+        """Keep the terms, and return the loss that they make."""
+        self.parts = summed(particles)
+        loss = -self.parts.weighted(self.kl_weight)
+        if loss.device.type == "cpu" and math.isnan(loss):
             _warn_of_nan(self.parts)
-        return elbo
+        return loss
 
     def _particles(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[ELBOParts]:
         """Yield the terms of each particle, or of all at once, so that they sum to the mean."""
@@ -226,7 +210,7 @@ class TraceExactKL_ELBO(ELBO):
                 exact.add(name)
         if is_validation_enabled():
             _check_order(list(latents), list(guided), exact)
-        return ELBOParts(_total(log_likelihood.values()), log_likelihood, kl)
+        return ELBOParts(total(log_likelihood.values()), log_likelihood, kl)
 
     def _may_sample(self, name: str) -> bool:
         return self.sampled if isinstance(self.sampled, bool) else name in self.sampled
@@ -260,22 +244,6 @@ def _sample_sites(trace: Any) -> dict[str, Site]:
 
 def _latents(trace: Any) -> dict[str, Site]:
     return {n: site for n, site in _sample_sites(trace).items() if not site["is_observed"]}
-
-
-def _total(terms: Iterable[Tensor]) -> Tensor:
-    # A scalar of the CPU may be added to one of any device.
-    return sum(terms, start=torch.zeros((), dtype=torch.float64))
-
-
-def _summed(particles: list[ELBOParts]) -> ELBOParts:
-    log_likelihood: dict[str, Tensor] = {}
-    kl: dict[str, Tensor] = {}
-    for particle in particles:
-        for sums, terms in ((log_likelihood, particle.log_likelihood), (kl, particle.kl)):
-            for name, value in terms.items():
-                term = value.detach()
-                sums[name] = sums[name] + term if name in sums else term
-    return ELBOParts(_total(log_likelihood.values()), log_likelihood, kl)
 
 
 def _wrapped(fn: Any) -> list[Any]:

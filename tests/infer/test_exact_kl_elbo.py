@@ -25,7 +25,7 @@ from pyro.infer.autoguide import (
     AutoNormal,
     AutoNormalMessenger,
 )
-from torch.distributions.kl import register_kl
+from torch.distributions.kl import kl_divergence, register_kl
 
 import pyro_vrnn as vrnn
 from pyro_vrnn.distributions import SpikeAndSlab
@@ -764,3 +764,35 @@ def test_no_sites_at_all():
     elbo = TraceExactKL_ELBO()
     assert elbo.loss(program(), program()) == 0.0
     assert (elbo.parts.log_likelihood, elbo.parts.kl) == ({}, {})
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_kl_weight_multiplies_the_divergences(weight):
+    """In the loss and its gradient; the parts, and the ELBO they make, are without it."""
+    model, x, y = small(num_data=40)
+    guide = vrnn.infer.AutoSpikeAndSlab(model, scale=0.1)
+    guide(x, y)
+    parameters = list(guide.parameters())
+    found = []
+    for elbo in (TraceExactKL_ELBO(kl_weight=weight), TraceExactKL_ELBO()):
+        pyro.set_rng_seed(2)
+        loss = elbo.differentiable_loss(model, guide, x, y)
+        found.append((loss, elbo.parts, torch.autograd.grad(loss, parameters)))
+    (loss, parts, grads), (plain_loss, plain, plain_grads) = found
+    kl = sum(plain.kl.values())
+    torch.testing.assert_close(loss, plain_loss - (1 - weight) * kl, rtol=1e-12, atol=1e-9)
+    assert torch.equal(parts.elbo, plain.elbo)
+    exact = sum(
+        kl_divergence(guide.distribution(name), dist.Normal(0.0, 1.0).expand(site.shape).to_event())
+        for name, site in guide.sites.items()
+    )
+    of_kl = torch.autograd.grad(exact, parameters)
+    for ours, theirs, part in zip(grads, plain_grads, of_kl, strict=True):
+        torch.testing.assert_close(ours, theirs - (1 - weight) * part, rtol=1e-8, atol=1e-8)
+    pyro.set_rng_seed(2)
+    assert TraceExactKL_ELBO(kl_weight=weight).loss(model, guide, x, y) == loss.item()
+
+
+def test_kl_weight_is_no_negative_number():
+    with pytest.raises(ValueError, match=r"kl_weight to be a number of at least 0, got -1.0"):
+        TraceExactKL_ELBO(kl_weight=-1.0)
