@@ -13,7 +13,7 @@ from pyro_vrnn.archives.archive import (
     write_archive,
 )
 from pyro_vrnn.archives.aside import archive_names, clear_leftovers
-from pyro_vrnn.archives.sealed import DamagedArchiveError, check_json, read_sealed, sealed
+from pyro_vrnn.archives.sealing import DamagedArchiveError, check_json, read_sealed, sealed
 
 __all__ = [
     "Archive",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pyro_vrnn.archives.aside import aside_of, clear_leftovers, standing, swap, sync_folder
-from pyro_vrnn.archives.sealed import (
+from pyro_vrnn.archives.sealing import (
     DamagedArchiveError,
     check_json,
     damaged,
@@ -127,7 +127,8 @@ def read_archive(folder: str | Path, *, format: str, max_version: int) -> Archiv
             return _read(place, format, max_version)
         except (DamagedArchiveError, FileNotFoundError):
             # A writer may have replaced it meanwhile.
-            if identity is None or _identity(place) == identity:
+            same = identity is not None and _identity(place) == identity
+            if same and standing(Path(folder)) == place:
                 raise
 
 

@@ -61,7 +61,7 @@ def standing(folder: Path) -> Path:
     matches = [(entry, _ASIDE.fullmatch(entry.name)) for entry in _entries(target.parent)]
     olds = [e for e, m in matches if m and (m["name"], m["kind"]) == (target.name, "old")]
     if olds:
-        return max(olds, key=lambda entry: entry.stat().st_ctime_ns)
+        return max(olds, key=_moved)
     if target.exists():  # the writer was not killed and has finished
         return folder
     raise FileNotFoundError(f"Expected an archive at {folder}, got nothing there.")
@@ -120,3 +120,11 @@ def _is_dead(pid: int, name: str) -> bool:
 
 def _entries(parent: Path) -> list[Path]:
     return sorted(parent.iterdir()) if parent.is_dir() else []
+
+
+def _moved(entry: Path) -> int:
+    """Return when a folder was renamed; 0 if it is gone."""
+    try:
+        return entry.stat().st_ctime_ns
+    except FileNotFoundError:
+        return 0
