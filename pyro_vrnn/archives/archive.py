@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,14 +123,14 @@ def read_archive(folder: str | Path, *, format: str, max_version: int) -> Archiv
     """
     while True:
         place = standing(Path(folder))
-        identity = _identity(place)
-        try:
-            return _read(place, format, max_version)
-        except (DamagedArchiveError, FileNotFoundError):
-            # A writer may have replaced it meanwhile.
-            same = identity is not None and _identity(place) == identity
-            if same and standing(Path(folder)) == place:
-                raise
+        with _pinned(place) as identity:
+            try:
+                return _read(place, format, max_version)
+            except (DamagedArchiveError, FileNotFoundError):
+                # A writer may have replaced it meanwhile.
+                same = identity is not None and _identity(place) == identity
+                if same and standing(Path(folder)) == place:
+                    raise
 
 
 def remove_archive(folder: str | Path) -> None:
@@ -205,9 +206,22 @@ def _check_manifest(
     return files
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+@contextlib.contextmanager
+def _pinned(place: Path) -> Iterator[tuple[int, int] | None]:
+    """Give the identity of a folder, which no other folder gets meanwhile."""
+    handle = None
+    with contextlib.suppress(OSError):  # gone, or a system that opens no folders
+        handle = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
-        found = path.stat()
+        yield _identity(place if handle is None else handle)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _identity(place: Path | int) -> tuple[int, int] | None:
+    try:
+        found = os.stat(place)
     except OSError:
         return None
     return found.st_dev, found.st_ino
