@@ -134,14 +134,14 @@ def load_posterior(
     args, kwargs = _inputs(archive.facts["inputs"], device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         _check_sites(model, sites, args, kwargs)
-        if isinstance(model, torch.nn.Module):
-            _load_model(model, state)
         guide = make_guide(
             model, init_loc_fn=lambda site: archive.tensors[site["name"] + ".loc"], **options
         )
         guide(*args, **kwargs)
     guide._init_loc_fn = default_initial
     _load_guide(guide, sites, archive.tensors)
+    if isinstance(model, torch.nn.Module):
+        _load_model(model, state)  # last: a run in between changes a BatchNorm
     return model, guide
 
 
