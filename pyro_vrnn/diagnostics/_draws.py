@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.distributions.unscored import Unscored
-from pyro_vrnn.infer import function_draws
+from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.nn.own_params import own_parameters
 
 RESERVED_DIMS = ("chain", "draw", "sample")  # names that ArviZ gives a meaning

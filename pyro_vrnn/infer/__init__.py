@@ -10,6 +10,7 @@ from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.infer.guide_site import GuideSite
+from pyro_vrnn.infer.held_out import HeldOut, held_out
 from pyro_vrnn.infer.initialization import init_to_module
 from pyro_vrnn.infer.posterior_files import load_posterior, posterior_facts, save_posterior
 from pyro_vrnn.infer.predict import Prediction, predict
@@ -32,12 +33,14 @@ __all__ = [
     "ELBOParts",
     "FitResult",
     "GuideSite",
+    "HeldOut",
     "NearSpike",
     "Prediction",
     "TraceExactKL_ELBO",
     "fit",
     "fit_loss",
     "function_draws",
+    "held_out",
     "init_to_module",
     "load_optimizer_state",
     "load_posterior",

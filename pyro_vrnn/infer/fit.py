@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_vrnn.infer._batches import Batches, as_batches
 from pyro_vrnn.infer._guide_checks import check_order
-from pyro_vrnn.infer._training import FitResult, OptimizerFn, check_options, run_training
+from pyro_vrnn.infer._interrupts import RUN_LOCK
+from pyro_vrnn.infer._run import Options, Run
+from pyro_vrnn.infer._trainer import OptimizerFn, Trainer, no_optimizer
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
+from pyro_vrnn.infer.fit_result import FitResult
+from pyro_vrnn.infer.held_out import held_out
 from pyro_vrnn.nn.own_params import module_local_params
 from pyro_vrnn.runs import check_device
+from pyro_vrnn.shapes import check_choice, check_positive_float, check_positive_int
 
 __all__ = ["FitResult", "OptimizerFn", "fit", "fit_loss"]
+
+SchedulerFn = Callable[[torch.optim.Optimizer], LRScheduler]
+MONITORS = {"expected_log_likelihood": 1.0, "nll": -1.0, "loss": -1.0}  # 1: higher is better
 
 
 def fit(
@@ -25,9 +37,24 @@ def fit(
     num_epochs: int,
     optimizer: OptimizerFn,
     elbo: ELBO | None = None,
+    batch_size: int | None = None,
     clip_norm: float | None = None,
+    scheduler: SchedulerFn | None = None,
+    schedule: str = "epoch",
+    accumulate: int = 1,
+    kl_weight: float | Callable[[int], float] = 1.0,
+    validation: Iterable[Any] | None = None,
+    monitor: str = "expected_log_likelihood",
+    validation_draws: int = 10,
+    patience: int | None = None,
+    nonfinite: str = "stop",
+    callbacks: Sequence[Callable[[FitResult], Any]] = (),
     seed: int | None = None,
     device: torch.device | str | None = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    keep_last: int = 3,
+    resume: bool = True,
     progress: bool = True,
 ) -> FitResult:
     """
@@ -38,8 +65,14 @@ def fit(
     hold the trained values; use them with :class:`~pyro.infer.Predictive` as after
     :class:`~pyro.infer.SVI`. (Two of Pyro's own guides with one name then still meet in its global
     store, unless ``pyro.settings.set(module_local_params=True)``; ours never do.) The same seed
-    and data give the same result on the CPU, bit for bit. Not for several threads at once: Pyro's
-    handlers and settings belong to the process.
+    and data give the same result on the CPU, bit for bit. Pyro's handlers and settings belong to
+    the process, so a second call in another thread waits for the first.
+
+    With ``checkpoint_dir`` the run goes on from the newest whole checkpoint there, as if it had not
+    been interrupted, bit for bit on one device; SIGINT and SIGTERM end it after the step that is
+    being made, with a checkpoint. Inside an epoch that holds for lists of batches, loaders of a
+    dataset, and data with ``state_dict`` and ``load_state_dict``; others start the epoch again and
+    a warning says so. The optimiser's state, its learning rate included, comes with the checkpoint.
 
     Example::
 
@@ -58,26 +91,47 @@ def fit(
         numbers.
     :param data: an iterable of batches that can be run through once an epoch, such as a
         :class:`~torch.utils.data.DataLoader`. A batch is a tuple of the model's positional
-        arguments, or a dict of keyword arguments.
+        arguments, or a dict of keyword arguments. Or a :class:`~torch.utils.data.Dataset` of such
+        tuples, together with ``batch_size``: it is shuffled by the seed.
     :param int num_epochs: times to run through ``data``.
     :param optimizer: parameters -> :class:`torch.optim.Optimizer`, for instance
         ``functools.partial(torch.optim.Adam, lr=0.01)``.
     :param elbo: default :class:`~pyro_vrnn.infer.TraceExactKL_ELBO`, with the exact KL, which
         refuses guides without one, such as Pyro's autoguides: give :class:`~pyro.infer.Trace_ELBO`
         for those.
+    :param int batch_size: of a dataset.
     :param float clip_norm: clip the gradient's norm to this; None to leave it.
+    :param scheduler: optimiser -> a schedule of :mod:`torch.optim.lr_scheduler`.
+    :param str schedule: step it after each ``"epoch"`` or ``"step"``.
+    :param int accumulate: batches whose mean gradient makes one step.
+    :param kl_weight: what the KL is multiplied by, a number or step -> number; 1 unless you want
+        annealing or a tempered posterior. It is recorded, and the history's ELBO is without it.
+    :param validation: held-out batches; after every epoch :func:`~pyro_vrnn.infer.held_out` scores
+        them. At the end the parameters of the best epoch are restored.
+    :param str monitor: which score is best: ``"expected_log_likelihood"`` or ``"nll"``, per
+        observation. (The ELBO's KL belongs to the training data.)
+    :param int validation_draws: draws of the guide for a score.
+    :param int patience: stop after so many epochs without a better score.
+    :param str nonfinite: ``"stop"``, or ``"skip"`` to leave out updates with NaN or infinity in the
+        data, loss or gradient, and count them in ``result.skipped``.
+    :param callbacks: called with the history after every epoch, or every step if they have an
+        attribute ``every = "step"``; training stops when one returns True.
     :param int seed: seed of all generators; None leaves them as they are.
     :param device: where model, guide and batches are put; None leaves them where they are.
+    :param checkpoint_dir: a folder for checkpoints: at step 0, after every epoch, and as follows.
+    :param int checkpoint_every: also after so many steps.
+    :param int keep_last: how many are kept, beside the best.
+    :param bool resume: False to refuse a folder that has checkpoints.
     :param bool progress: show a progress bar.
     :returns: the history, a :class:`FitResult`.
     :raises TypeError: if an argument or a batch is of another type than said here.
-    :raises ValueError: if ``data`` is empty, or runs out after the first epoch, or the device is
-        not here.
-    :raises FloatingPointError: if the loss is not finite; the step's update is not made.
+    :raises ValueError: if ``data`` is empty, or runs out after the first epoch; if the device is
+        not here, or the checkpoints are another run's.
+    :raises FloatingPointError: for numbers that are not finite; the message names where they are,
+        the step's update is not made, and the last checkpoint stays.
+    :raises DamagedArchiveError: if there are checkpoints, but none is whole.
     """
-    check_options(num_epochs, clip_norm, optimizer)
     check_order(model)
-    place = None if device is None else check_device(str(device))
     elbo = TraceExactKL_ELBO() if elbo is None else elbo
     if not isinstance(elbo, ELBO):
         got = f"the class {elbo.__name__}" if isinstance(elbo, type) else type(elbo).__name__
@@ -88,19 +142,43 @@ def fit(
                 f"Expected {name} to be a torch.nn.Module, got {type(module).__name__}; for plain "
                 "functions use pyro.infer.SVI."
             )
+    check_choice("monitor", monitor, ("expected_log_likelihood", "nll"))
+    place = _check_common(optimizer, clip_norm, schedule, patience, nonfinite, validation, device)
+    for module in (model, guide):
         module.to(place)
-    with module_local_params(model, guide):
-        return run_training(
+
+    def validate() -> dict[str, float]:
+        assert validation is not None
+        scores = held_out(model, guide, validation, num_draws=validation_draws, device=place)
+        return {name: getattr(scores, name) for name in ("expected_log_likelihood", "nll")}
+
+    options = Options(
+        num_epochs=check_positive_int("num_epochs", num_epochs),
+        accumulate=check_positive_int("accumulate", accumulate),
+        scheduler=scheduler,
+        schedule=schedule,
+        validate=None if validation is None else validate,
+        monitor="" if validation is None else monitor,
+        sign=MONITORS[monitor],
+        patience=patience,
+        callbacks=tuple(callbacks),
+        seed=seed,
+        checkpoint_dir=checkpoint_dir,
+        checkpoint_every=_check_every(checkpoint_every, checkpoint_dir),
+        keep_last=keep_last,
+        resume=resume,
+        progress=progress,
+    )
+    with RUN_LOCK, module_local_params(model, guide):
+        batches = Batches(as_batches(data, batch_size, seed), place)
+        trainer = Trainer(
             elbo(model, guide),
-            data,
-            num_epochs=num_epochs,
-            optimizer=optimizer,
+            optimizer,
             clip_norm=clip_norm,
-            seed=seed,
-            device=device,
-            progress=progress,
-            is_elbo=True,
+            kl_weight=kl_weight,
+            skip=nonfinite == "skip",
         )
+        return Run(trainer, batches, options, "SVI").run()
 
 
 def fit_loss(
@@ -109,9 +187,21 @@ def fit_loss(
     *,
     num_epochs: int,
     optimizer: OptimizerFn,
+    batch_size: int | None = None,
     clip_norm: float | None = None,
+    scheduler: SchedulerFn | None = None,
+    schedule: str = "epoch",
+    accumulate: int = 1,
+    validation: Iterable[Any] | None = None,
+    patience: int | None = None,
+    nonfinite: str = "stop",
+    callbacks: Sequence[Callable[[FitResult], Any]] = (),
     seed: int | None = None,
     device: torch.device | str | None = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    keep_last: int = 3,
+    resume: bool = True,
     progress: bool = True,
 ) -> FitResult:
     """
@@ -135,23 +225,84 @@ def fit_loss(
     :param loss: a module whose call on a batch returns a scalar; it is trained as it is, in
         ``.train()`` mode or not.
     :param data: as for :func:`fit`, and so are the other parameters.
+    :param validation: held-out batches, whose mean loss in ``.eval()`` mode is the score.
     :returns: the history; its ``loss`` and ``epoch_loss`` are what the module returned.
     :raises TypeError: if an argument or a batch is of another type than said here.
-    :raises ValueError: if ``data`` is empty, or runs out after the first epoch, or the device is
-        not here.
-    :raises FloatingPointError: if the loss is not finite; the step's update is not made.
+    :raises ValueError: as :func:`fit`.
+    :raises FloatingPointError: as :func:`fit`.
     """
-    check_options(num_epochs, clip_norm, optimizer)
     if not isinstance(loss, torch.nn.Module):
         raise TypeError(f"Expected loss to be a torch.nn.Module, got {type(loss).__name__}.")
-    return run_training(
-        loss.to(None if device is None else check_device(str(device))),
-        data,
-        num_epochs=num_epochs,
-        optimizer=optimizer,
-        clip_norm=clip_norm,
+    place = _check_common(optimizer, clip_norm, schedule, patience, nonfinite, validation, device)
+    loss.to(place)
+
+    def validate() -> dict[str, float]:
+        assert validation is not None
+        return {"held_out_loss": _mean_loss(loss, Batches(validation, place))}
+
+    options = Options(
+        num_epochs=check_positive_int("num_epochs", num_epochs),
+        accumulate=check_positive_int("accumulate", accumulate),
+        scheduler=scheduler,
+        schedule=schedule,
+        validate=None if validation is None else validate,
+        monitor="" if validation is None else "held_out_loss",
+        sign=-1.0,
+        patience=patience,
+        callbacks=tuple(callbacks),
         seed=seed,
-        device=device,
+        checkpoint_dir=checkpoint_dir,
+        checkpoint_every=_check_every(checkpoint_every, checkpoint_dir),
+        keep_last=keep_last,
+        resume=resume,
         progress=progress,
-        is_elbo=False,
     )
+    with RUN_LOCK:
+        batches = Batches(as_batches(data, batch_size, seed), place)
+        trainer = Trainer(loss, optimizer, clip_norm=clip_norm, skip=nonfinite == "skip")
+        return Run(trainer, batches, options, "training").run()
+
+
+def _check_common(
+    optimizer: Any,
+    clip_norm: float | None,
+    schedule: str,
+    patience: int | None,
+    nonfinite: str,
+    validation: Any,
+    device: torch.device | str | None,
+) -> torch.device | None:
+    """Refuse what no training can begin with, and return the device."""
+    if not callable(optimizer) or isinstance(optimizer, PyroOptim):
+        raise no_optimizer(f"{type(optimizer).__module__}.{type(optimizer).__name__}")
+    if clip_norm is not None:
+        check_positive_float("clip_norm", clip_norm)
+    check_choice("schedule", schedule, ("epoch", "step"))
+    check_choice("nonfinite", nonfinite, ("stop", "skip"))
+    if patience is not None:
+        check_positive_int("patience", patience)
+        if validation is None:
+            raise ValueError(f"Expected validation beside patience={patience}, got None.")
+    return None if device is None else check_device(str(device))
+
+
+def _check_every(every: int | None, folder: Any) -> int | None:
+    if every is None:
+        return None
+    if folder is None:
+        raise ValueError(f"Expected checkpoint_dir beside checkpoint_every={every}, got None.")
+    return check_positive_int("checkpoint_every", every)
+
+
+@torch.no_grad()
+def _mean_loss(loss: torch.nn.Module, batches: Batches) -> float:
+    modes = {module: module.training for module in loss.modules()}
+    loss.eval()
+    try:
+        values = [float(loss(*args, **kwargs)) for args, kwargs in batches.epoch()]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not values:
+        raise ValueError("Expected held-out data of at least one batch, got none.")
+    return sum(values) / len(values)

@@ -414,7 +414,7 @@ def test_progress(progress, capsys):
     fit(model, guide, batches, num_epochs=2, optimizer=adam, progress=progress)
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert bool(re.search(r"SVI: 100%.* 2/2 .*elbo=", printed.err)) == progress
+    assert bool(re.search(r"SVI: 100%.* 6/6 .*step/s.*elbo=.*KL=", printed.err)) == progress
     assert bool(printed.err) == progress
 
 

@@ -1,0 +1,186 @@
+"""The history of a training run."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vrnn.runs import machine, versions
+
+KL = "kl."  # what columns of divergences begin with
+FACTS = (
+    "steps_per_epoch",
+    "seed",
+    "wall_time",
+    "versions",
+    "machine",
+    "skipped",
+    "best_epoch",
+    "stopped",
+    "resumed_from",
+)
+
+
+class Columns:
+    """Numbers that grow row by row, 8 bytes each: a list of floats takes four times as much."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._columns: dict[str, array[float]] = {}
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add a row; a column that it lacks, or that is new, gets NaN in the places left open."""
+        for name in row:
+            if name not in self._columns:
+                self._columns[name] = array("d", [math.nan]) * self.length
+        for name, column in self._columns.items():
+            column.append(row.get(name, math.nan))
+        self.length += 1
+
+    def __getitem__(self, name: str) -> list[float]:
+        return self._columns[name].tolist() if name in self._columns else []
+
+    def names(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self._columns)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the columns as float64 tensors."""
+        return {
+            name: torch.tensor(column, dtype=torch.float64)
+            for name, column in self._columns.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the columns from tensors."""
+        self._columns = {name: array("d", values.tolist()) for name, values in tensors.items()}
+        self.length = max((len(column) for column in self._columns.values()), default=0)
+
+
+@dataclass
+class FitResult:
+    """
+    What happened in a call of :func:`fit`, those that it resumed included.
+
+    One number a step:
+
+    :ivar list loss: what was minimised: minus the ELBO estimate, in nats over the whole data, with
+        ``kl_weight`` if one was given.
+    :ivar list expected_log_likelihood: that term of the ELBO, in nats, over the whole data; empty
+        if the ELBO does not keep its parts, as Pyro's own do not.
+    :ivar dict kl: site -> its KL divergence, 0 in a step without the site. The ELBO is the expected
+        log-likelihood less all of them.
+    :ivar list gradient_norm: of all parameters, before clipping.
+    :ivar list learning_rate: of the first parameter group.
+    :ivar list kl_weight: empty if it was 1 throughout.
+
+    One an epoch:
+
+    :ivar list epoch_loss: mean of ``loss``.
+    :ivar dict validation: name of a held-out score -> its values; see :class:`HeldOut`.
+
+    And of the run:
+
+    :ivar int steps_per_epoch: steps of one epoch.
+    :ivar list skipped: ``[epoch, batch]`` of each update that was left out for numbers that are not
+        finite.
+    :ivar int best_epoch: the epoch with the best monitored score, or None.
+    :ivar str stopped: why training ended: ``"epochs"``, ``"patience"`` or ``"callback"``; None
+        while it runs.
+    :ivar list resumed_from: the steps at which a run went on from a checkpoint.
+    :ivar int seed: the seed, or None.
+    :ivar float wall_time: seconds, all runs together.
+    :ivar dict versions: versions of Python and the packages.
+    :ivar dict machine: platform, threads and GPU.
+    """
+
+    steps_per_epoch: int = 0
+    seed: int | None = None
+    wall_time: float = 0.0
+    versions: dict[str, str] = field(default_factory=versions)
+    machine: dict[str, str | int] = field(default_factory=machine)
+    skipped: list[list[int]] = field(default_factory=list)
+    best_epoch: int | None = None
+    stopped: str | None = None
+    resumed_from: list[int] = field(default_factory=list)
+    steps: Columns = field(default_factory=Columns, repr=False)
+    epochs: Columns = field(default_factory=Columns, repr=False)
+
+    @property
+    def loss(self) -> list[float]:
+        """What was minimised in every step, in nats."""
+        return self.steps["loss"]
+
+    @property
+    def elbo(self) -> list[float]:
+        """The ELBO estimate of every step, in nats, without a ``kl_weight``."""
+        if not self.kl_weight:
+            return [-loss for loss in self.loss]
+        parts = zip(self.expected_log_likelihood, *self.kl.values(), strict=True)
+        return [expected - sum(kl) for expected, *kl in parts]
+
+    @property
+    def expected_log_likelihood(self) -> list[float]:
+        """The expected log-likelihood of every step, in nats."""
+        return self.steps["expected_log_likelihood"]
+
+    @property
+    def kl(self) -> dict[str, list[float]]:
+        """Site -> KL divergence of every step."""
+        return {
+            name.removeprefix(KL): [
+                0.0 if math.isnan(value) else value for value in self.steps[name]
+            ]
+            for name in self.steps.names()
+            if name.startswith(KL)
+        }
+
+    @property
+    def gradient_norm(self) -> list[float]:
+        """The norm of the gradient in every step, before clipping."""
+        return self.steps["gradient_norm"]
+
+    @property
+    def learning_rate(self) -> list[float]:
+        """The learning rate of the first parameter group in every step."""
+        return self.steps["learning_rate"]
+
+    @property
+    def kl_weight(self) -> list[float]:
+        """The weight of the KL in every step; empty if it was 1 throughout."""
+        weights = self.steps["kl_weight"]
+        return [] if all(weight == 1 for weight in weights) else weights
+
+    @property
+    def epoch_loss(self) -> list[float]:
+        """The mean loss of every epoch."""
+        return self.epochs["loss"]
+
+    @property
+    def validation(self) -> dict[str, list[float]]:
+        """Name of a held-out score -> its value in every epoch."""
+        return {name: self.epochs[name] for name in self.epochs.names() if name != "loss"}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all of it as tensors and what JSON can hold."""
+        tensors = {f"step.{name}": values for name, values in self.steps.tensors().items()}
+        tensors |= {f"epoch.{name}": values for name, values in self.epochs.tensors().items()}
+        return tensors, {name: getattr(self, name) for name in FACTS}
+
+    def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Take what :meth:`state` returned."""
+        for start, columns in (("step.", self.steps), ("epoch.", self.epochs)):
+            columns.load(_below(tensors, start))
+        for name in FACTS:
+            setattr(self, name, facts[name])
+
+
+def _below(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    names: Iterable[str] = (name for name in tensors if name.startswith(start))
+    return {name.removeprefix(start): tensors[name] for name in names}

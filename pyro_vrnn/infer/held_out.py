@@ -1,0 +1,124 @@
+r"""
+How well a posterior predicts data that it was not trained on, per observation.
+
+.. math::
+    \mathrm{ELL} = \frac1n \frac1S \sum_{s} \log p(y \mid w_s), \qquad
+    \mathrm{NLL} = -\frac1n \sum_{i} \log \frac1S \sum_s p(y_i \mid w_s),
+
+for S draws of one w for all data. The first is the "validation ELBO" without its KL; the second
+averages probabilities over draws, never their logarithms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_vrnn.infer._batches import Batches
+from pyro_vrnn.infer.function_draws import function_draws
+from pyro_vrnn.nn.own_params import own_parameters
+from pyro_vrnn.runs import rng_state, set_rng_state
+from pyro_vrnn.shapes import check_positive_int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """
+    Scores of held-out data.
+
+    :ivar float expected_log_likelihood: mean over draws of the log-likelihood of an observation, in
+        nats; the observations of a plate count one by one, an event (``to_event``) as one.
+    :ivar float nll: negative log predictive density of an observation, in nats.
+    :ivar int num_observations: n.
+    :ivar int num_draws: S.
+    """
+
+    expected_log_likelihood: float
+    nll: float
+    num_observations: int
+    num_draws: int
+
+
+@torch.no_grad()
+def held_out(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Iterable[Any],
+    *,
+    num_draws: int = 10,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> HeldOut:
+    """
+    Score held-out data under draws of a guide.
+
+    The draws come from a stream of random numbers of their own, the same for the same seed; the
+    generators are left as they were. Scales of plates and handlers do not count.
+
+    Example::
+
+        >>> import pyro_vrnn as vrnn
+        >>> model = vrnn.models.SequenceRegression(vrnn.nn.GRU(3, 8), 1)
+        >>> guide = vrnn.infer.AutoSpikeAndSlab(model)
+        >>> batch = torch.zeros(4, 10, 3), torch.zeros(4, 1)
+        >>> _ = guide(*batch)
+        >>> held_out(model, guide, [batch], num_draws=3).num_observations
+        4
+
+    :param model: a Pyro model; its observed sites count.
+    :param guide: its guide.
+    :param data: batches as for :func:`~pyro_vrnn.infer.fit`, observations included.
+    :param int num_draws: S.
+    :raises ValueError: if there is no batch, or the model observes nothing.
+    """
+    check_positive_int("num_draws", num_draws)
+    total, best, count = 0.0, 0.0, 0
+    with _lent_generators(), own_parameters(model, guide), function_draws():
+        for number, (args, kwargs) in enumerate(Batches(data, device).epoch()):
+            scores = []
+            for draw in range(num_draws):
+                # The same w for every batch, so that a draw is one function.
+                torch.manual_seed(seed * 1_000_003 + draw)
+                guided = poutine.trace(guide).get_trace(*args, **kwargs)
+                replayed = poutine.replay(model, trace=guided)
+                scores.append(_log_likelihood(poutine.trace(replayed).get_trace(*args, **kwargs)))
+            each = torch.stack(scores)  # (S, n)
+            if each.shape[1] == 0:
+                raise ValueError(
+                    f"Expected a model that observes data, got none in batch {number}."
+                )
+            total += float(each.sum()) / num_draws
+            best += float((each.logsumexp(0) - math.log(num_draws)).sum())
+            count += each.shape[1]
+    if count == 0:
+        raise ValueError("Expected held-out data of at least one batch, got none.")
+    return HeldOut(total / count, -best / count, count, num_draws)
+
+
+@contextlib.contextmanager
+def _lent_generators() -> Iterator[None]:
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(*state)
+
+
+def _log_likelihood(trace: Any) -> Tensor:
+    """Return the log-likelihoods of the observations of all observed sites, in a row."""
+    parts = [
+        site["fn"].log_prob(site["value"]).double().reshape(-1)
+        for site in trace.nodes.values()
+        if site["type"] == "sample"
+        and site["is_observed"]
+        and not (site_is_subsample(site) or site["infer"].get("_deterministic"))
+    ]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
