@@ -119,6 +119,11 @@ class Run:
             if len(group) == self.options.accumulate:
                 self._step(group)
                 group = []
+            if self.result.stopped is not None:  # by a callback, in the middle of the epoch
+                self._keep_time()
+                if self.folder is not None:
+                    self._save()
+                return
         if group:
             self._step(group)
         if self.at.batch == 0:
@@ -137,9 +142,24 @@ class Run:
     def _start(self, batch: Batch) -> None:
         optimizer = self.trainer.start(batch, f"epoch {self.at.epoch}, batch 0")
         if self.options.scheduler is not None:
-            self.scheduler = self.options.scheduler(optimizer)
+            self.scheduler = self._made_schedule(optimizer)
         if self.folder is not None and self.at.step == 0:
             self._save()
+
+    def _made_schedule(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        assert self.options.scheduler is not None
+        scheduler = self.options.scheduler(optimizer)
+        if not isinstance(scheduler, LRScheduler):
+            raise TypeError(
+                "Expected scheduler to make a schedule of torch.optim.lr_scheduler from the "
+                f"optimizer, got a function that returns {type(scheduler).__name__}."
+            )
+        if isinstance(scheduler, ReduceLROnPlateau) and self.options.schedule == "step":
+            raise ValueError(
+                "Expected schedule='epoch' for ReduceLROnPlateau, whose score is an epoch's, "
+                "got 'step'."
+            )
+        return scheduler
 
     def _step(self, group: list[Batch]) -> None:
         first = self.at.batch - len(group)
@@ -281,7 +301,7 @@ class Run:
             raise ValueError("Expected data of at least one batch, got none.")
         optimizer = self.trainer.start(first, "the first batch")
         if self.options.scheduler is not None:
-            self.scheduler = self.options.scheduler(optimizer)
+            self.scheduler = self._made_schedule(optimizer)
         here, there = self._identity(), found.facts["run"]
         for name, value in here.items():
             if value != there[name]:

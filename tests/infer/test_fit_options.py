@@ -185,6 +185,31 @@ def test_callbacks_see_the_history_and_can_stop():
     assert result.stopped == "callback"
 
 
+def test_a_callback_can_stop_inside_an_epoch(tmp_path):
+    class After:
+        every = "step"
+
+        def __call__(self, result):
+            return len(result.loss) == 4
+
+    model, guide, batches = problem()
+    result = quiet(
+        model, guide, batches, num_epochs=9, callbacks=[After()], checkpoint_dir=tmp_path
+    )
+    assert (len(result.loss), len(result.epoch_loss)) == (4, 1)
+    assert result.stopped == "callback"
+    assert CheckpointFolder(tmp_path).steps()[-1] == 4
+
+
+def test_schedules_that_do_not_fit():
+    model, guide, batches = problem()
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+    with pytest.raises(ValueError, match=r"schedule='epoch' for ReduceLROnPlateau.*got 'step'"):
+        quiet(model, guide, batches, num_epochs=1, scheduler=plateau, schedule="step")
+    with pytest.raises(TypeError, match=r"schedule of torch.optim.lr_scheduler .*returns float"):
+        quiet(model, guide, batches, num_epochs=1, scheduler=lambda _: 0.1)
+
+
 def spoil(what, model, guide, batches):
     """Put a NaN into the data, a gradient or a parameter; return the batch where it shows."""
     nan = float("nan")

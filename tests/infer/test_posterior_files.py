@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from functools import partial
 
@@ -35,8 +36,9 @@ nn, models = vrnn.nn, vrnn.models
 
 def regression(**options):
     rnn = nn.LSTM(8, 5, 2, bidirectional=True, prior_scale={"weight_hh": 0.3})
+    head = {"weight": torch.rand(2, 10) + 0.5, "bias": 2.0}
     model = models.SequenceRegression(
-        rnn, 2, tau=torch.tensor([1.0, 2.0]), prior_scale=2.0, **options
+        rnn, 2, tau=torch.tensor([1.0, 2.0]), prior_scale=head, **options
     )
     return model, torch.randn(4, 6, 8), torch.randn(4, 2)
 
@@ -72,6 +74,15 @@ GUIDES = {
     "mean-field": AutoMeanFieldNormal,
     "multiplicative": partial(AutoMultiplicativeNormal, alpha=0.5, scope="sequence"),
 }  # fmt: skip
+
+
+def saved(tmp_path):
+    model, x, y = small(tau=2.0)
+    guide = AutoSpikeAndSlab(model)
+    guide(x, y)
+    return save_posterior(tmp_path / "p", model, guide)
+
+
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 guides = pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
 
@@ -170,6 +181,11 @@ def test_no_data_is_in_the_file(tmp_path):
     load_posterior(tmp_path / "p")
 
 
+def test_a_loaded_guide_can_be_pickled(tmp_path):
+    _, guide = load_posterior(saved(tmp_path))
+    assert_same(draws(guide), draws(pickle.loads(pickle.dumps(guide))))
+
+
 def test_generators_are_left_alone(tmp_path):
     model, x, y = words()
     guide = AutoSpikeAndSlab(model)
@@ -248,13 +264,6 @@ def test_a_given_model_gets_the_parameters(tmp_path):
     assert fresh.tau.item() == model.tau.item()
 
 
-def saved(tmp_path):
-    model, x, y = small(tau=2.0)
-    guide = AutoSpikeAndSlab(model)
-    guide(x, y)
-    return save_posterior(tmp_path / "p", model, guide)
-
-
 def with_one_more():
     model, _, _ = small()
 
@@ -318,8 +327,7 @@ def test_guides_refused(tmp_path):
 
 def test_facts_refused(tmp_path):
     model, x, y = small()
-    guide = AutoSpikeAndSlab(model)
-    guide(x, y)
+    (guide := AutoSpikeAndSlab(model))(x, y)
     with pytest.raises(TypeError, match=r"facts\['facts'\]\['when'\] to be a number, string"):
         save_posterior(tmp_path / "p", model, guide, facts={"when": print})
 
