@@ -53,6 +53,7 @@ TENSORS = {
     "expanded": torch.tensor([1.0, 2.0]).expand(3, 2),
     "odd-values": torch.tensor([math.nan, math.inf, -math.inf, -0.0]),
     "conjugate": torch.tensor([1 + 2j, 3j], dtype=torch.complex64).conj(),
+    "negative": torch.tensor([1 + 2j, 3j], dtype=torch.complex64).conj().imag,
     "parameter": torch.nn.Parameter(torch.ones(2)),
     "channels-last": torch.arange(16.0).reshape(1, 2, 2, 4).to(memory_format=torch.channels_last),
 }
@@ -65,7 +66,10 @@ def test_tensor_round_trip(name, tmp_path):
     assert (found.dtype, found.shape) == (value.dtype, value.shape)
     assert type(found) is torch.Tensor
     bits = (
-        [x.detach().resolve_conj().contiguous().flatten().view(torch.uint8) for x in (found, value)]
+        [
+            x.detach().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
+            for x in (found, value)
+        ]
         if value.numel()
         else []
     )
@@ -337,6 +341,34 @@ def test_sealed_file_that_is_other_json(text, tmp_path):
     path.write_text(text, errors="surrogateescape")
     with pytest.raises(DamagedArchiveError, match=r"Expected 'best.json' in"):
         read_sealed(path)
+
+
+@pytest.mark.parametrize("depth", [900, 960, 1000, 1100, 1200, 1300, 1400, 5000])
+def test_sealed_file_that_is_nested_deep(depth, tmp_path):
+    """From Python 3.12 what can be read may be too deep to be written for a comparison."""
+    path = tmp_path / "best.json"
+    path.write_text('{"a":' * depth + "1" + "}" * depth)
+    with pytest.raises(DamagedArchiveError, match=r"Expected 'best.json' in"):
+        read_sealed(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + " ",
+        lambda text: text.replace(": ", ":"),
+        lambda text: text.replace('"format"', '"format": "other", "format"'),
+        lambda text: text.replace("facts", "\\u0066acts"),
+    ],
+    ids=["space", "no-space", "repeated-key", "escape"],
+)
+def test_a_manifest_of_the_same_values_in_another_text(change, tmp_path):
+    path = write(tmp_path / "a") / "manifest.json"
+    text = path.read_text()
+    path.write_text(change(text))
+    assert json.loads(path.read_text()) == json.loads(text)
+    with pytest.raises(DamagedArchiveError, match="whose SHA-256 is the one it holds"):
+        read(tmp_path / "a")
 
 
 def test_sealed_file_too_long(tmp_path):

@@ -90,7 +90,8 @@ def write_archive(
     started = time.time()
     for name, value in tensors.items():
         check_plain_tensor(name, value)
-    copies = {name: _copy(value) for name, value in tensors.items()}
+    dense = torch.contiguous_format
+    copies = {n: t.detach().cpu().clone(memory_format=dense) for n, t in tensors.items()}
     contents = {
         TENSORS: safetensors.torch.save(copies),
         FACTS: json_bytes(check_json("facts", facts)),
@@ -153,11 +154,6 @@ def check_plain_tensor(name: str, value: Any) -> None:
             f"Expected {name} to be a dense tensor with values, of a dtype that safetensors knows, "
             f"got {value.dtype}, {value.layout}, on {value.device}."
         )
-
-
-def _copy(value: Tensor) -> Tensor:
-    value = value.detach().resolve_conj().resolve_neg().cpu()
-    return value.clone(memory_format=torch.contiguous_format)
 
 
 def _read(folder: Path, format: str, max_version: int) -> Archive:
