@@ -367,3 +367,12 @@ def test_kl_weight_is_ours_alone():
     model, guide, batches = problem()
     with pytest.raises(ValueError, match=r"kl_weight with TraceExactKL_ELBO only, got Trace_ELBO"):
         quiet(model, guide, batches, num_epochs=1, kl_weight=0.5, elbo=pyro.infer.Trace_ELBO())
+
+
+def test_no_checkpoint_of_parameters_that_overflowed(tmp_path):
+    model, guide, batches = problem()
+    huge = partial(torch.optim.SGD, lr=1e306)
+    with pytest.raises(FloatingPointError, match=r"finite parameters in step 1.*no checkpoint is"):
+        quiet(model, guide, batches, num_epochs=1, optimizer=huge, checkpoint_dir=tmp_path,
+              checkpoint_every=1)  # fmt: skip
+    assert CheckpointFolder(tmp_path).steps() == [0]
