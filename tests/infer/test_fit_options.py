@@ -371,7 +371,7 @@ def test_kl_weight_is_ours_alone():
 
 def test_no_checkpoint_of_parameters_that_overflowed(tmp_path):
     model, guide, batches = problem()
-    huge = partial(torch.optim.SGD, lr=1e306)
+    huge = partial(torch.optim.SGD, lr=1.7e308)
     with pytest.raises(FloatingPointError, match=r"finite parameters in step 1.*no checkpoint is"):
         quiet(model, guide, batches, num_epochs=1, optimizer=huge, checkpoint_dir=tmp_path,
               checkpoint_every=1)  # fmt: skip
