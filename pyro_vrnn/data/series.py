@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_vrnn.data._csv import checked_records, find_column, finite_number
 from pyro_vrnn.shapes import shape_text
-
-_MOST_LISTED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,21 +86,12 @@ def read_csv(path: str | Path, column: str) -> Series:
     if not isinstance(column, str):
         raise TypeError(f"Expected column to be a name in the header, got {column!r}.")
     path = Path(path)
-    rows = _rows(_text(path), path)
-    first = next(rows, None)
-    if first is None:
-        raise ValueError(f"Expected a CSV file with a header, got an empty file: {path}.")
-    header = first[1]
-    place = _find_column(header, column)
+    header, rows = checked_records(path)
+    place = find_column(header, column)
     values: list[float] = []
     labels: list[str] = []
     for row, cells in rows:
-        if len(cells) != len(header):
-            raise ValueError(
-                f"Expected {_cells(len(header))} in row {row} of the file (header = row 1), "
-                f"got {len(cells)}."
-            )
-        values.append(_number(cells[place], column, row))
+        values.append(finite_number(cells[place], column, row))
         labels.append(cells[0].strip())
     if not values:
         raise ValueError(f"Expected rows below the header, got none: {path}.")
@@ -116,82 +102,3 @@ def read_csv(path: str | Path, column: str) -> Series:
         filled=0,
         source=str(path),
     )
-
-
-def _text(path: Path) -> str:
-    """Return the text of a UTF-8 file (a byte order mark is dropped)."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"Expected a file at {path}, got none.") from None
-    except OSError as error:
-        raise ValueError(f"Expected a readable file, got {path}: {error.strerror}.") from error
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in raw:
-        raise ValueError(f"Expected {path} in UTF-8, got UTF-16 or binary data: save it as UTF-8.")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = error.object[: error.start].count(b"\n") + 1
-        byte = error.object[error.start]
-        raise ValueError(
-            f"Expected {path} in UTF-8, got byte 0x{byte:02x} in row {row} (Latin-1?): save it as "
-            "UTF-8."
-        ) from error
-
-
-def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Give each record with the file row it starts in; blank rows at the end are left out."""
-    reader = csv.reader(io.StringIO(text.rstrip() + "\n", newline=""), strict=True)
-    if not text.strip():
-        return
-    start = 1
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(
-                f"Expected a CSV file, got one that cannot be parsed from row {start} on "
-                f"({error}): {path}."
-            ) from error
-        yield start, cells or [""]
-        start = reader.line_num + 1
-
-
-def _find_column(header: list[str], column: str) -> int:
-    """Return where ``column`` stands in the header: as written, else without outer spaces."""
-    places = [i for i, name in enumerate(header) if name == column]
-    places = places or [i for i, name in enumerate(header) if name.strip() == column.strip()]
-    if len(places) == 1:
-        return places[0]
-    if places:
-        raise ValueError(f"Expected one column named {column!r}, got {len(places)}.")
-    listed = ", ".join(repr(name) for name in header[:_MOST_LISTED])
-    if len(header) > _MOST_LISTED:
-        listed += f" and {len(header) - _MOST_LISTED} more"
-    hint = ""
-    for text, separator in (("semicolon", ";"), ("tab", "\t")):
-        if len(header) == 1 and separator in header[0]:
-            hint = f" The header is one column with a {text}: separate the columns by commas."
-    raise ValueError(f"Expected column to be one of {listed}, got {column!r}.{hint}")
-
-
-def _number(cell: str, column: str, row: int) -> float:
-    """Return ``cell`` as a finite float."""
-    try:
-        value = float(cell) if "_" not in cell else math.nan  # float() reads "1_0" as 10
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        shown = cell if len(cell) <= 40 else cell[:37] + "..."
-        raise ValueError(
-            f"Expected a finite number in column {column!r}, got {shown!r} in row {row} of the "
-            "file (header = row 1)."
-        )
-    return value
-
-
-def _cells(count: int) -> str:
-    """Write a number of cells."""
-    return "1 cell" if count == 1 else f"{count} cells"
