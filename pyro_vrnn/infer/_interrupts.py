@@ -37,6 +37,7 @@ class Interrupts:
             yield self
         finally:
             self._give_back()
+        self.deliver()  # one that came after the last step
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.caught == signal.SIGINT == number:
@@ -51,5 +52,6 @@ class Interrupts:
     def deliver(self) -> None:
         """Let a signal that was kept do what it would have done."""
         if self.caught is not None:
+            number, self.caught = self.caught, None  # once: its handler may return
             self._give_back()
-            signal.raise_signal(self.caught)
+            signal.raise_signal(number)

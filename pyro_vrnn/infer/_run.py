@@ -331,6 +331,7 @@ class Run:
         if self.result.stopped == "epochs" and self.at.epoch < self.options.num_epochs:
             self.result.stopped = None
         self.progress.resume(self.at.step, self.at.epoch)
+        set_rng_state(_below(found, "rng"), found.facts["rng"])  # a finished run goes no further
 
     def _resumed(self, found: Checkpoint) -> Iterator[Batch]:
         """Return the rest of the epoch, every generator as it was."""
