@@ -124,12 +124,11 @@ def make_plan(values: FloatArray, config: ForecastConfig) -> Plan:
     :raises ValueError: if the series is too short for the origins asked for.
     """
     n = len(values)
-    horizon = config.horizon or max(1, min(13, n // 120))
-    head = values[: n // 2]
-    season = config.season or detect_season(head, max_season=len(head) // 4)
-    seasonal = season * math.ceil(horizon / season)
+    horizon = config.horizon or default_horizon(n)
+    season = config.season or season_of(values)
+    seasonal = seasonal_lag(season, horizon)
     lags = tuple(dict.fromkeys((seasonal, horizon)))
-    window = max(2 * seasonal, 16)
+    window = default_window(seasonal)
     split = split_in_time(
         n,
         window=window,
@@ -137,12 +136,42 @@ def make_plan(values: FloatArray, config: ForecastConfig) -> Plan:
         num_test_origins=config.num_origins,
         num_validation_origins=config.num_origins,
     )
-    past = values[: split.train.stop]
-    # Rounding of the input itself can make a constant series vary in its last digits.
+    return Plan(horizon, season, lags, window, split, *units(values[: split.train.stop]))
+
+
+def default_horizon(n: int) -> int:
+    """Return how many steps of a series of n values are forecast where nobody says so."""
+    return max(1, min(13, n // 120))
+
+
+def season_of(values: FloatArray) -> int:
+    """Return the season of a series, read off its first half."""
+    head = values[: len(values) // 2]
+    return detect_season(head, max_season=len(head) // 4)
+
+
+def seasonal_lag(season: int, horizon: int) -> int:
+    """
+    Return the least whole number of seasons that is no less than the horizon.
+
+    >>> seasonal_lag(12, 13)
+    24
+    """
+    return season * math.ceil(horizon / season)
+
+
+def default_window(lag: int) -> int:
+    """Return how many past values a network of this lag sees where nobody says so."""
+    return max(2 * lag, 16)
+
+
+def units(past: FloatArray) -> tuple[float, float]:
+    """Return mean and standard deviation of training values; 1 for that of a constant."""
     unit = float(past.std())
+    # Rounding of the input itself can make a constant series vary in its last digits.
     if unit <= 1e-13 * float(np.abs(past).max()):
         unit = 1.0
-    return Plan(horizon, season, lags, window, split, float(past.mean()), unit)
+    return float(past.mean()), unit
 
 
 def batches(train: Windows, config: ForecastConfig, seed: int) -> tuple[DataLoader[Any], int]:
