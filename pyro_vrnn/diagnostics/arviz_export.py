@@ -79,7 +79,10 @@ def from_pyro_svi(
     ``observed_data``         observed sites
     ``prior``,                the draws in ``prior``, divided likewise
     ``prior_predictive``
-    ``svi``                   ``elbo`` (dim ``step``) and ``epoch_loss`` (dim ``epoch``), nats
+    ``svi``                   ``elbo`` by ``step``, nats; of a ``FitResult`` also its
+                              ``expected_log_likelihood``, ``kl`` (by ``step`` and ``kl_site``),
+                              ``gradient_norm`` and ``learning_rate``, and by ``epoch`` the
+                              ``epoch_loss`` and held-out scores
     ========================= ==================================================================
 
     :math:`E_q[\log p - \log q]` is the ELBO, and the difference is the log evidence at every draw
@@ -170,6 +173,8 @@ def from_pyro_svi(
     if history is not None:
         groups["svi"] = history
     attrs = _attributes(model, guide, seed)
+    if isinstance(svi_result, FitResult) and svi_result.kl:
+        given = {"kl_site": np.asarray(list(svi_result.kl)), **given}
     datasets = {
         group: make_dataset(variables, given, attrs, index_origin)
         for group, variables in groups.items()
@@ -201,9 +206,17 @@ def _history(svi_result: FitResult | Sequence[float]) -> dict[str, Variable]:
             "Expected svi_result to be a FitResult of some steps or a sequence of losses, "
             f"got losses of shape {shape_text(loss.shape)}."
         )
-    history: dict[str, Variable] = {"elbo": (("step",), -loss)}
-    if result is not None:
-        history["epoch_loss"] = (("epoch",), np.asarray(result.epoch_loss))
+    if result is None:
+        return {"elbo": (("step",), -loss)}
+    history: dict[str, Variable] = {"elbo": (("step",), np.asarray(result.elbo))}
+    for name in ("expected_log_likelihood", "gradient_norm", "learning_rate", "kl_weight"):
+        if values := getattr(result, name):
+            history[name] = (("step",), np.asarray(values))
+    if kl := result.kl:
+        history["kl"] = (("step", "kl_site"), np.stack([np.asarray(kl[n]) for n in kl], axis=1))
+    history["epoch_loss"] = (("epoch",), np.asarray(result.epoch_loss))
+    for name, values in result.validation.items():
+        history[f"held_out_{name}"] = (("epoch",), np.asarray(values))
     return history
 
 

@@ -179,6 +179,32 @@ def test_history_of_a_fit(recurrent):
     assert svi["epoch_loss"].values.tolist() == result.epoch_loss
     assert svi.attrs["wall_time"] == result.wall_time
     assert (svi.attrs["fit_seed"], svi.attrs["seed"]) == (11, 5)
+    kl = svi["kl"]
+    assert kl.dims == ("step", "kl_site")
+    for name, values in result.kl.items():
+        assert kl.sel(kl_site=name).values.tolist() == values
+    parts = svi["expected_log_likelihood"] - kl.sum("kl_site")
+    np.testing.assert_allclose(parts.values, result.elbo, rtol=1e-9)
+    assert svi["gradient_norm"].values.tolist() == result.gradient_norm
+    assert svi["learning_rate"].values.tolist() == [0.01] * 6
+    assert "kl_weight" not in svi
+
+
+def test_history_of_a_tempered_fit_with_held_out_scores(recurrent):
+    """The ELBO is without the weight; the loss that was minimised is not."""
+    model, guide, args = recurrent
+    adam = partial(torch.optim.Adam, lr=0.01)
+    result = vrnn.infer.fit(
+        model, guide, [args], num_epochs=2, optimizer=adam, kl_weight=0.5, validation=[args],
+        progress=False,
+    )  # fmt: skip
+    data = from_pyro_svi(model, guide, svi_result=result, model_args=args, num_samples=2)
+    svi = data["svi"]
+    assert svi["kl_weight"].values.tolist() == [0.5, 0.5]
+    parts = svi["expected_log_likelihood"] - svi["kl"].sum("kl_site")
+    np.testing.assert_allclose(svi["elbo"].values, parts.values, rtol=1e-12)
+    assert svi["held_out_nll"].dims == ("epoch",)
+    assert svi["held_out_nll"].values.tolist() == result.validation["nll"]
 
 
 def test_history_of_losses_and_a_guide_in_the_parameter_store(plated):
