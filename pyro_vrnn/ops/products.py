@@ -188,7 +188,9 @@ class _StepBackward:
         product = self._weight.times(_first(grad, self._rows))
         if self._mask is None:
             return out.copy_(_first(product, out.shape[0]))
-        parts = product.view(self._rows, -1, self._columns)  # (R, K or K*2, D)
+        # Not -1: in steps behind the longest sequence there are no rows.
+        each = product.shape[1] // self._columns
+        parts = product.view(self._rows, each, self._columns)  # (R, K or K*2, D)
         masked = parts[:, ::2] if self._has_noise else parts
         masked.mul_(self._mask)
         return torch.sum(_first(parts, out.shape[0]), 1, out=out)
