@@ -15,6 +15,28 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+train_app = typer.Typer(
+    help="Train on your own data; the same command goes on where it was interrupted.",
+    no_args_is_help=True,
+)
+app.add_typer(train_app, name="train")
+
+# Options that several commands have.
+Out = Annotated[Path, typer.Option(help="Folder for checkpoints and results.")]
+Cell = Annotated[str, typer.Option(help="lstm, gru or rnn.")]
+HiddenSize = Annotated[int, typer.Option(help="Units of the cell.")]
+DropProb = Annotated[float, typer.Option(help="Probability of the spike at 0.")]
+Scale = Annotated[float, typer.Option(help="Standard deviation of spike and slab.")]
+Scope = Annotated[str, typer.Option(help="Draws in training: one a batch, or one a sequence.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs, at most; instead of --steps.")]
+Steps = Annotated[int | None, typer.Option(help="Optimiser steps, at most; by default 500.")]
+Patience = Annotated[int, typer.Option(help="Stop after so many epochs without a better score.")]
+BatchSize = Annotated[int, typer.Option(help="Rows of a batch.")]
+LearningRate = Annotated[float, typer.Option(help="Adam's.")]
+Samples = Annotated[int, typer.Option(help="Draws of the weights for predictions.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Progress = Annotated[bool, typer.Option(help="Show a progress bar.")]
 
 
 @app.callback()
@@ -35,11 +57,11 @@ def demo(
         int | None, typer.Option(help="Steps to forecast; by default 13, fewer if it is short.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    cell: Annotated[str, typer.Option(help="lstm, gru or rnn.")] = "lstm",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    cell: Cell = "lstm",
     steps: Annotated[int, typer.Option(help="Optimiser steps of each candidate.")] = 500,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    progress: Progress = True,
 ) -> None:
     """Forecast a real series (weekly CO2, or your own) by seven methods, and judge them."""
     import torch
@@ -64,6 +86,135 @@ def demo(
         ("ArviZ", result.arviz),
     ):
         typer.echo(f"{name:>8}: {path}")
+
+
+@train_app.command("series")
+def train_series(
+    file: Annotated[Path, typer.Argument(help="A CSV file with a header.")],
+    column: Annotated[str, typer.Option(help="The column to forecast.")],
+    out: Out,
+    horizon: Annotated[int | None, typer.Option(help="Steps to forecast; default: 13.")] = None,
+    lag: Annotated[str, typer.Option(help="Work on changes over so many steps; or none.")] = "auto",
+    window: Annotated[int | None, typer.Option(help="Past steps that are seen.")] = None,
+    origins: Annotated[
+        int | None, typer.Option(help="Forecasts in the validation part, at the end.")
+    ] = None,
+    cell: Cell = "lstm",
+    hidden_size: HiddenSize = 32,
+    drop_prob: DropProb = 0.1,
+    scale: Scale = 0.01,
+    scope: Scope = "sequence",
+    epochs: Epochs = None,
+    steps: Steps = None,
+    patience: Patience = 20,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 0.01,
+    samples: Samples = 1000,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    progress: Progress = True,
+) -> None:
+    """Train forecasts of one column of FILE, a row for each time."""
+    from pyro_vrnn.experiments import train
+    from pyro_vrnn.experiments.train_config import SeriesConfig
+
+    config = SeriesConfig(
+        column=column,
+        horizon=horizon,
+        lag=lag,
+        window=window,
+        num_origins=origins,
+        cell=cell,
+        hidden_size=hidden_size,
+        drop_prob=drop_prob,
+        scale=scale,
+        scope=scope,
+        num_epochs=epochs,
+        num_steps=steps,
+        patience=patience,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        num_samples=samples,
+        seed=seed,
+        device=device,
+    )
+    typer.echo(train.describe(train.train_series(file, config, out, progress=progress)))
+
+
+@train_app.command("sequences")
+def train_sequences(
+    file: Annotated[Path, typer.Argument(help="A CSV file with a header, a row for each step.")],
+    out: Out,
+    sequence: Annotated[str, typer.Option(help="The column of names.")] = "sequence",
+    label: Annotated[str, typer.Option(help="The column of labels.")] = "label",
+    time: Annotated[str | None, typer.Option(help="A column to order the steps by.")] = None,
+    classes: Annotated[bool, typer.Option("--classes", help="Labels are classes.")] = False,
+    validation: Annotated[float, typer.Option(help="Share that is not trained on.")] = 0.2,
+    cell: Cell = "lstm",
+    hidden_size: HiddenSize = 32,
+    drop_prob: DropProb = 0.1,
+    scale: Scale = 0.01,
+    scope: Scope = "sequence",
+    epochs: Epochs = None,
+    steps: Steps = None,
+    patience: Patience = 20,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 0.01,
+    samples: Samples = 1000,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    progress: Progress = True,
+) -> None:
+    """Train a class or a number for each sequence in FILE; every other column is a feature."""
+    from pyro_vrnn.experiments import train
+    from pyro_vrnn.experiments.train_config import SequencesConfig
+
+    config = SequencesConfig(
+        sequence=sequence,
+        label=label,
+        time=time,
+        classes=classes,
+        validation=validation,
+        cell=cell,
+        hidden_size=hidden_size,
+        drop_prob=drop_prob,
+        scale=scale,
+        scope=scope,
+        num_epochs=epochs,
+        num_steps=steps,
+        patience=patience,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        num_samples=samples,
+        seed=seed,
+        device=device,
+    )
+    typer.echo(train.describe(train.train_sequences(file, config, out, progress=progress)))
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="The folder of a training.")],
+    file: Annotated[Path, typer.Argument(help="A CSV file with the training's columns.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The table; default: predictions-FILE.csv in FOLDER.")
+    ] = None,
+    samples: Samples = 1000,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    progress: Progress = True,
+) -> None:
+    """Forecast what follows a series, or predict new sequences, with intervals."""
+    from pyro_vrnn.experiments.predict_run import predict_file
+    from pyro_vrnn.experiments.train_predictions import scores_text, text_table
+
+    done = predict_file(
+        folder, file, out, num_samples=samples, seed=seed, device=device, progress=progress
+    )
+    typer.echo(text_table(done.predictions.records))
+    if done.predictions.scores:
+        typer.echo(scores_text(done.predictions.scores))
+    typer.echo(f"table: {done.path}")
 
 
 def main() -> None:
