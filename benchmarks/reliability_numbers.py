@@ -99,6 +99,9 @@ def _one(what: str, value: float, rng: random.Random, unbroken: str) -> Row:
         if message:
             train(RECIPES[RECIPE](), folder)
             same = checkpoint_digest(folder) == unbroken
+    whole = loads and found.damaged == 0 and good - 2 <= found.last <= good
+    if good == 0:  # the first call of the model comes before the first checkpoint
+        whole |= found == (0, 0, -1)
     return {
         "what": what,
         "value": str(value),
@@ -109,7 +112,7 @@ def _one(what: str, value: float, rng: random.Random, unbroken: str) -> Row:
         "names": names,
         "named": all(name in message for name in names),
         "last": found.last,
-        "whole": loads and found.damaged == 0 and good - 2 <= found.last <= good,
+        "whole": whole,
         "same": same,
     }
 
