@@ -43,7 +43,7 @@ PARTS: dict[str, Callable[..., Record]] = {
     "parallel": parallel,
 }
 QUICK: dict[str, dict[str, int]] = {
-    "kills": {"runs": 1, "count": 3},
+    "kills": {"runs": 1, "count": 3, "most": 30},
     "signals": {"rounds": 1},
     "numbers": {"times": 1},
     "memory": {"steps": 1000, "warm_up": 200},

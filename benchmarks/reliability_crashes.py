@@ -108,12 +108,14 @@ def _kill(child: Child, aim: str, target: int, rng: random.Random) -> Row | None
     return {"aimed": aim, "landed": place, "step": max(child.last("step"), 0)}
 
 
-def _kills_of_run(recipe: str, count: int, folder: Path, rng: random.Random) -> list[Row]:
-    """Kill one run several times, wherever its steps are; look at its folder each time."""
+def _kills_of_run(
+    recipe: str, count: int, most: int | None, folder: Path, rng: random.Random
+) -> list[Row]:
+    """Kill one run several times, in its first ``most`` steps; look at its folder each time."""
     aims = ["save"] * (count * 3 // 10) + ["start"] * (count // 10)
     aims += ["moment"] * (count - len(aims))
     rng.shuffle(aims)
-    targets = sorted(rng.randrange(1, num_steps(recipe) - LAST_STEPS) for _ in aims)
+    targets = sorted(rng.randrange(1, most or num_steps(recipe) - LAST_STEPS) for _ in aims)
     found: list[Row] = []
     saved = -1
     for aim, target in zip(aims, targets, strict=True):
@@ -136,7 +138,7 @@ def _kills_of_run(recipe: str, count: int, folder: Path, rng: random.Random) -> 
     return found
 
 
-def kills(seed: int, *, runs: int = 10, count: int = 10) -> Row:
+def kills(seed: int, *, runs: int = 10, count: int = 10, most: int | None = None) -> Row:
     """Kill runs, ``count`` times each, and let them go to their end."""
     rng = random.Random(seed)
     found: list[Row] = []
@@ -145,7 +147,7 @@ def kills(seed: int, *, runs: int = 10, count: int = 10) -> Row:
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "checkpoints"
-            found += _kills_of_run(name, count, folder, rng)
+            found += _kills_of_run(name, count, most, folder, rng)
             differing += finish(name, folder) != unbroken(name)
     landed = Counter(kill["landed"] for kill in found)
     often = f"{len(found)} kills: " + ", ".join(f"{n} in {w}" for w, n in sorted(landed.items()))

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import limit_page  # noqa: E402
+from benchmarks import limit_page, reliability_page  # noqa: E402
 
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "results"
 MARKS = {True: "holds", False: "**missed**", None: ""}
@@ -336,6 +336,7 @@ What the benchmarks of this repository found, each page made from the JSON of a 
 speed
 scope
 dropout_is_vi
+reliability
 ```
 """
 
@@ -348,6 +349,14 @@ def dropout_page() -> str:
     return limit_page.page(NOTE, json.loads(path.read_text()))
 
 
+def reliability() -> str:
+    """Return the page of training's reliability."""
+    path = RESULTS / "reliability.json"
+    if not path.exists():
+        raise FileNotFoundError(f"Expected {path}: run benchmarks/reliability.py.")
+    return reliability_page.page(NOTE, json.loads(path.read_text()))
+
+
 def pages() -> dict[str, str]:
     """Return the text of each page, by its file's name."""
     return {
@@ -355,6 +364,7 @@ def pages() -> dict[str, str]:
         "speed.md": speed_page(),
         "scope.md": scope_page(),
         "dropout_is_vi.md": dropout_page(),
+        "reliability.md": reliability(),
     }
 
 
