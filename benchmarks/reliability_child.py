@@ -100,14 +100,17 @@ def num_steps(recipe: str) -> int:
 
 
 def train(
-    job: Job, folder: Path | None, callbacks: Sequence[Callable[..., Any]] = (), **options: Any
+    job: Job,
+    folder: Path | None,
+    callbacks: Sequence[Callable[..., Any]] = (),
+    every: int | None = 2,
 ) -> FitResult:
-    """Fit by a recipe."""
+    """Fit by a recipe, with a checkpoint ``every`` so many steps; None: after every epoch alone."""
     adam = partial(torch.optim.Adam, lr=0.02)
     given = {"num_epochs": EPOCHS, "optimizer": adam, "seed": 5, "progress": False, **job.options}
     if folder is not None:
-        given |= {"checkpoint_dir": folder, "checkpoint_every": 2}
-    return vrnn.infer.fit(job.model, job.guide, job.data, callbacks=callbacks, **given, **options)
+        given |= {"checkpoint_dir": folder, "checkpoint_every": every}
+    return vrnn.infer.fit(job.model, job.guide, job.data, callbacks=callbacks, **given)
 
 
 def digest(tensors: dict[str, Tensor], facts: Any = None) -> str:
@@ -177,6 +180,7 @@ def main() -> None:
     parser.add_argument("recipe", choices=RECIPES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--exits", action="store_true", help="handle signals: exit 143 and 130")
+    parser.add_argument("--seldom", action="store_true", help="no checkpoint inside an epoch")
     options = parser.parse_args()
     # A shell may have left SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -186,7 +190,7 @@ def main() -> None:
     job = RECIPES[options.recipe]()
     say("ready")
     try:
-        result = train(job, options.folder, [Announce()])
+        result = train(job, options.folder, [Announce()], None if options.seldom else 2)
     except KeyboardInterrupt:
         if options.exits:
             sys.exit(130)

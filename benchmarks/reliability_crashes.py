@@ -184,7 +184,7 @@ def _signalled(
     recipe: str, case: tuple[signal.Signals, bool], folder: Path, target: int, rng: random.Random
 ) -> Row | None:
     number, exits = case
-    child = Child(recipe, folder, *(["--exits"] if exits else []))
+    child = Child(recipe, folder, "--seldom", *(["--exits"] if exits else []))
     if not child.wait_for("step", target):
         return None
     time.sleep(rng.uniform(0, STEP + SAVE))

@@ -17,7 +17,8 @@ DETAILS = """- A kill is aimed at a random step, at a save or at the reading of 
   comes a random time after it; where it landed is what the process said last. Then the same
   command is started again, until the run has had its kills, and then to the end. `kill -9` ends a
   process, not the machine: what a power cut leaves also depends on the disk.
-- A checkpoint is written every second step. Its age at a signal is counted in steps.
+- A checkpoint is written every second step, under signals once an epoch (6 or 12 steps) and by the
+  signal itself. Its age is counted in steps.
 - A thread's fit waits for the other one's; processes do train at once.
 - History is {history:.2f} MiB of each 10,000 steps' memory; resident memory scatters by
   {memory:.2f} MiB about the line over steps.
