@@ -182,7 +182,7 @@ class Run:
         self.interrupts.deliver()
 
     def _end_epoch(self) -> None:
-        losses = self.result.loss[self.at.first_step :]
+        losses = self.result.steps.since("loss", self.at.first_step)
         scores = {"loss": math.fsum(losses) / len(losses) if losses else math.nan}
         self.result.steps_per_epoch = len(losses)
         if self.options.validate is not None:

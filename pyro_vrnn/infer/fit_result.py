@@ -46,6 +46,10 @@ class Columns:
     def __getitem__(self, name: str) -> list[float]:
         return self._columns[name].tolist() if name in self._columns else []
 
+    def since(self, name: str, start: int) -> list[float]:
+        """Return a column from one row on, without writing out what is before."""
+        return self._columns[name][start:].tolist() if name in self._columns else []
+
     def names(self) -> list[str]:
         """Return the names of the columns."""
         return list(self._columns)
