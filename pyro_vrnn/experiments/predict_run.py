@@ -67,6 +67,8 @@ def predict_file(
     out = folder / f"predictions-{path.stem}.csv" if out is None else Path(out)
     if out.exists() and path.exists() and out.samefile(path):
         raise ValueError(f"Expected another file for the predictions, got the data's, {path}.")
+    if not out.parent.is_dir() and out.parent != folder:
+        raise FileNotFoundError(f"Expected a folder for the table at {out.parent}, got none.")
     facts = posterior_facts(folder / POSTERIOR)["facts"]
     if facts.get("kind") not in KINDS:
         raise ValueError(

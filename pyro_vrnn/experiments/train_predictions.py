@@ -176,6 +176,7 @@ def _predict_classes(
     assert p.entropy is not None
     assert p.mutual_information is not None
     probs = p.probs.double().cpu().numpy()
+    entropy, information = p.entropy.tolist(), p.mutual_information.tolist()
     names = [f"p({name})" for name in classes]
     records = [
         {
@@ -183,8 +184,8 @@ def _predict_classes(
             **({} if truth is None else {"truth": str(truth[n])}),
             "predicted": classes[int(probs[n].argmax())],
             **dict(zip(names, map(float, probs[n]), strict=True)),
-            "entropy": float(p.entropy[n]),
-            "mutual_information": float(p.mutual_information[n]),
+            "entropy": entropy[n],
+            "mutual_information": information[n],
         }
         for n, key in enumerate(keys)
     ]

@@ -231,6 +231,21 @@ def test_the_table_does_not_overwrite_the_data(runs):
         predict_file(*runs["series"], runs["series"][1], progress=False)
 
 
+def test_no_folder_for_the_table(runs, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Expected a folder for the table at .*none"):
+        predict_file(*runs["series"], tmp_path / "none" / "out.csv", progress=False)
+
+
+def test_arviz_file(runs):
+    import xarray
+
+    for group in ("posterior", "posterior_predictive", "sample_stats", "log_likelihood", "svi"):
+        with xarray.open_dataset(runs["classes"][0] / "run.nc", group=group) as data:
+            assert data.sizes
+    with xarray.open_dataset(runs["classes"][0] / "run.nc", group="posterior") as data:
+        assert data["head.weight"].shape == (1, 5, 3, 3)
+
+
 def test_posterior_of_another_origin(runs, tmp_path):
     model, guide = vrnn.infer.load_posterior(runs["series"][0] / "posterior")
     vrnn.infer.save_posterior(tmp_path / "posterior", model, guide)
@@ -320,7 +335,7 @@ def test_sizes_that_do_not_fit(options, n, message):
 
 @pytest.mark.parametrize(("lag", "expected"), [("auto", 12), ("none", None), ("5", 5)])
 def test_lag(lag, expected):
-    values = np.sin(2 * np.pi * np.arange(240) / 12)
+    values = np.sin(2 * np.pi * np.arange(240) / 12) + np.arange(240) / 100
     task = series_task(as_series(values), SeriesConfig(lag=lag, horizon=2))
     assert (task.model.lag, task.facts["lag"]) == (expected, expected)
     assert task.validation[0].shape == (24, task.facts["window"], 1)
