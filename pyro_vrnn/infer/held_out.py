@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pyro_vrnn.infer._batches import Batches
 from pyro_vrnn.infer.function_draws import function_draws
+from pyro_vrnn.models.sequence import any_batch_size
 from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.runs import rng_state, set_rng_state
 from pyro_vrnn.shapes import check_positive_int
@@ -81,7 +82,7 @@ def held_out(
     """
     check_positive_int("num_draws", num_draws)
     total, best, count = 0.0, 0.0, 0
-    with _lent_generators(), own_parameters(model, guide), function_draws():
+    with _lent_generators(), own_parameters(model, guide), function_draws(), any_batch_size():
         for number, (args, kwargs) in enumerate(Batches(data, device).epoch()):
             scores = []
             for draw in range(num_draws):

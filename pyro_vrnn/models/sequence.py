@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pyro
@@ -22,6 +25,18 @@ from pyro_vrnn.shapes import (
     check_shape,
     shape_text,
 )
+
+_any_size: ContextVar[bool] = ContextVar("any_batch_size", default=False)
+
+
+@contextlib.contextmanager
+def any_batch_size() -> Iterator[None]:
+    """Let models observe more sequences than their ``num_data``, as held-out data may be."""
+    token = _any_size.set(True)
+    try:
+        yield
+    finally:
+        _any_size.reset(token)
 
 
 class SequenceModel(OwnParamsModule):
@@ -113,7 +128,7 @@ class SequenceModel(OwnParamsModule):
         """
         size = batch_size if self.num_data is None else self.num_data
         if batch_size > size:
-            if observed:
+            if observed and not _any_size.get():
                 raise ValueError(
                     f"Expected a batch of at most num_data={size} sequences, got {batch_size}."
                 )

@@ -126,6 +126,15 @@ def test_held_out_scores_by_hand():
     assert found.nll < -found.expected_log_likelihood  # Jensen
 
 
+def test_more_held_out_sequences_than_training_data():
+    model, guide, batches = problem()  # num_data = 12
+    guide(*batches[0])
+    x, y = (torch.cat([part] * 5) for part in batches[0])
+    assert held_out(model, guide, [(x, y)], num_draws=2).num_observations == 20
+    with pytest.raises(ValueError, match=r"a batch of at most num_data=12 sequences, got 20"):
+        model(x, y)
+
+
 def test_held_out_leaves_the_generators_alone():
     model, guide, batches = problem()
     guide(*batches[0])
