@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyro_vrnn.runs import machine, versions
 
+BLOCK = 4096  # rows
 KL = "kl."  # what columns of divergences begin with
 FACTS = (
     "steps_per_epoch",
@@ -28,27 +30,34 @@ FACTS = (
 
 
 class Columns:
-    """Numbers that grow row by row, 8 bytes each: a list of floats takes four times as much."""
+    """
+    Numbers that grow row by row, 8 bytes each: a list of floats takes four times as much.
+
+    They are kept in blocks: columns that are moved as they grow leave holes, which take as much.
+    """
 
     def __init__(self) -> None:
         self.length = 0
-        self._columns: dict[str, array[float]] = {}
+        self._columns: dict[str, list[array[float]]] = {}
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add a row; a column that it lacks, or that is new, gets NaN in the places left open."""
         for name in row:
             if name not in self._columns:
-                self._columns[name] = array("d", [math.nan]) * self.length
-        for name, column in self._columns.items():
-            column.append(row.get(name, math.nan))
+                self._columns[name] = _blocks([math.nan] * self.length)
+        for name, blocks in self._columns.items():
+            if self.length % BLOCK == 0:
+                blocks.append(array("d"))
+            blocks[-1].append(row.get(name, math.nan))
         self.length += 1
 
     def __getitem__(self, name: str) -> list[float]:
-        return self._columns[name].tolist() if name in self._columns else []
+        return self.since(name, 0)
 
     def since(self, name: str, start: int) -> list[float]:
         """Return a column from one row on, without writing out what is before."""
-        return self._columns[name][start:].tolist() if name in self._columns else []
+        blocks = self._columns.get(name, [])[start // BLOCK :]
+        return list(chain.from_iterable(blocks))[start % BLOCK :]
 
     def names(self) -> list[str]:
         """Return the names of the columns."""
@@ -56,15 +65,16 @@ class Columns:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the columns as float64 tensors."""
-        return {
-            name: torch.tensor(column, dtype=torch.float64)
-            for name, column in self._columns.items()
-        }
+        return {name: torch.tensor(self[name], dtype=torch.float64) for name in self._columns}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the columns from tensors."""
-        self._columns = {name: array("d", values.tolist()) for name, values in tensors.items()}
-        self.length = max((len(column) for column in self._columns.values()), default=0)
+        self._columns = {name: _blocks(values.tolist()) for name, values in tensors.items()}
+        self.length = max((len(values) for values in tensors.values()), default=0)
+
+
+def _blocks(values: list[float]) -> list[array[float]]:
+    return [array("d", values[k : k + BLOCK]) for k in range(0, len(values), BLOCK)]
 
 
 @dataclass

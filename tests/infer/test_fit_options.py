@@ -310,7 +310,7 @@ def test_history_takes_eight_bytes_a_number():
     model, guide, batches = problem()
     result = quiet(model, guide, batches, num_epochs=1)
     columns = result.steps._columns
-    assert {column.itemsize for column in columns.values()} == {8}
+    assert {block.itemsize for blocks in columns.values() for block in blocks} == {8}
     assert set(columns) == {
         "loss", "expected_log_likelihood", "gradient_norm", "learning_rate", "kl_weight",
         *(f"kl.{name}" for name in guide.sites),

@@ -1,0 +1,63 @@
+"""The history's columns: blocks of rows that read as one list."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pyro_vrnn.infer import fit_result
+from pyro_vrnn.infer.fit_result import Columns, FitResult
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(fit_result, "BLOCK", 3)
+
+
+def filled(rows):
+    columns = Columns()
+    for k in range(rows):
+        columns.append({"a": float(k), **({"late": -float(k)} if k >= 4 else {})})
+    return columns
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 6, 7, 10])
+def test_a_column_reads_as_one_list(rows):
+    columns = filled(rows)
+    assert columns.length == rows
+    assert columns["a"] == [float(k) for k in range(rows)]
+    assert all(columns.since("a", k) == columns["a"][k:] for k in range(rows + 1))
+    assert columns["nothing"] == []
+
+
+@pytest.mark.parametrize("rows", [5, 6, 7, 10])
+def test_a_late_column_is_open_before(rows):
+    late = filled(rows)["late"]
+    assert all(math.isnan(value) for value in late[:4])
+    assert late[4:] == [-float(k) for k in range(4, rows)]
+
+
+@pytest.mark.parametrize("rows", [0, 2, 3, 5, 7])
+def test_columns_are_loaded_and_go_on(rows):
+    twin = Columns()
+    twin.load({n: v for n, v in filled(rows).tensors().items()})
+    for k in range(rows, 9):
+        twin.append({"a": float(k), **({"late": -float(k)} if k >= 4 else {})})
+    whole = filled(9)
+    assert twin["a"] == whole["a"]
+    assert twin["late"][4:] == whole["late"][4:]
+    assert twin.length == 9
+
+
+def test_a_result_is_stored_and_loaded():
+    result = FitResult(seed=3, skipped=[[0, 1]])
+    for k in range(5):
+        result.steps.append({"loss": float(k), "kl.w": 2.0 * k, "kl_weight": 1.0})
+    result.epochs.append({"loss": 2.0, "nll": 0.5})
+    twin = FitResult()
+    twin.load_state(*result.state())
+    assert (twin.loss, twin.kl, twin.seed) == (result.loss, {"w": [0.0, 2.0, 4.0, 6.0, 8.0]}, 3)
+    assert (twin.validation, twin.epoch_loss) == ({"nll": [0.5]}, [2.0])
+    assert twin.skipped == [[0, 1]]
+    assert twin.kl_weight == []
