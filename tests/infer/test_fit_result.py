@@ -41,7 +41,7 @@ def test_a_late_column_is_open_before(rows):
 @pytest.mark.parametrize("rows", [0, 2, 3, 5, 7])
 def test_columns_are_loaded_and_go_on(rows):
     twin = Columns()
-    twin.load({n: v for n, v in filled(rows).tensors().items()})
+    twin.load(filled(rows).tensors())
     for k in range(rows, 9):
         twin.append({"a": float(k), **({"late": -float(k)} if k >= 4 else {})})
     whole = filled(9)
