@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--exits", action="store_true", help="handle signals: exit 143 and 130")
     parser.add_argument("--seldom", action="store_true", help="no checkpoint inside an epoch")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # two threads add up in another order than one
     # A shell may have left SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.exits:
