@@ -29,7 +29,9 @@ DropProb = Annotated[float, typer.Option(help="Probability of the spike at 0.")]
 Scale = Annotated[float, typer.Option(help="Standard deviation of spike and slab.")]
 Scope = Annotated[str, typer.Option(help="Draws in training: one a batch, or one a sequence.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs, at most; instead of --steps.")]
-Steps = Annotated[int | None, typer.Option(help="Optimiser steps, at most; by default 500.")]
+Steps = Annotated[
+    int | None, typer.Option(help="Optimiser steps, at least, in whole epochs; by default 500.")
+]
 Patience = Annotated[int, typer.Option(help="Stop after so many epochs without a better score.")]
 BatchSize = Annotated[int, typer.Option(help="Rows of a batch.")]
 LearningRate = Annotated[float, typer.Option(help="Adam's.")]

@@ -66,11 +66,22 @@ def test_predict_refuses_it_as_data(index, run, tmp_path, capsys):
 
 
 @bomb_indices
-@pytest.mark.parametrize("name", ["config.json", "checkpoints/best.json"])
-def test_train_refuses_it(index, name, run, tmp_path, capsys):
+def test_train_refuses_it(index, run, tmp_path, capsys):
     marker = tmp_path / "marker"
-    (run / "run" / name).write_bytes(bombs(marker)[index])
+    (run / "run" / "config.json").write_bytes(bombs(marker)[index])
     command = ["train", "series", run / "series.csv", "--column", "value", "--out", run / "run"]
     assert call(*command, *OPTIONS) == 2
     assert capsys.readouterr().err.startswith("pyro-vrnn: ")
+    assert not marker.exists()
+
+
+@bomb_indices
+def test_train_does_without_it(index, run, tmp_path, monkeypatch):
+    """The name of the best checkpoint is lost: the last parameters are kept, with a warning."""
+    monkeypatch.setattr(train, "EXPORTED_DRAWS", 5)
+    marker = tmp_path / "marker"
+    (run / "run" / "checkpoints" / "best.json").write_bytes(bombs(marker)[index])
+    command = ["train", "series", run / "series.csv", "--column", "value", "--out", run / "run"]
+    with pytest.warns(UserWarning, match=r"The last parameters are kept"):
+        assert call(*command, *OPTIONS) == 0
     assert not marker.exists()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vrnn.data.sequences import read_sequences
 from pyro_vrnn.data.series import read_csv
-from pyro_vrnn.experiments.train_config import POSTERIOR, check_samples, threads_for
+from pyro_vrnn.experiments.train_config import OWNED, POSTERIOR, check_samples, threads_for
 from pyro_vrnn.experiments.train_data import Truth, padded, raw_truth
 from pyro_vrnn.experiments.train_predictions import (
     Posterior,
@@ -67,6 +67,7 @@ def predict_file(
     out = folder / f"predictions-{path.stem}.csv" if out is None else Path(out)
     if out.exists() and path.exists() and out.samefile(path):
         raise ValueError(f"Expected another file for the predictions, got the data's, {path}.")
+    _check_free(out, folder)
     if not out.parent.is_dir() and out.parent != folder:
         raise FileNotFoundError(f"Expected a folder for the table at {out.parent}, got none.")
     facts = posterior_facts(folder / POSTERIOR)["facts"]
@@ -83,6 +84,18 @@ def predict_file(
         predictions = predict_rows(posterior, inputs, facts, keys, truth)
     write_atomic(out, lambda aside: write_table(aside, predictions.records))
     return PredictResult(out, predictions)
+
+
+def _check_free(out: Path, folder: Path) -> None:
+    """Refuse a table in the place of what the training left."""
+    try:
+        inside = out.resolve().relative_to(folder.resolve())
+    except ValueError:
+        return
+    if len(inside.parts) > 1 or inside.name in OWNED:
+        raise ValueError(
+            f"Expected another place for the predictions than the training's own files, got {out}."
+        )
 
 
 Rows = tuple[tuple[Tensor, ...], list[Record], Truth | None]

@@ -15,8 +15,12 @@ from pyro_vrnn.data.sequences import read_sequences
 from pyro_vrnn.data.series import read_csv
 from pyro_vrnn.diagnostics.arviz_export import from_pyro_svi
 from pyro_vrnn.experiments.train_config import (
+    ARVIZ,
     CHECKPOINTS,
+    FIGURE,
     POSTERIOR,
+    PREDICTIONS,
+    RESULTS,
     SequencesConfig,
     SeriesConfig,
     TrainConfig,
@@ -44,7 +48,6 @@ from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
 from pyro_vrnn.infer.fit import FitResult, fit
 from pyro_vrnn.infer.posterior_files import save_posterior
 
-PREDICTIONS, FIGURE, ARVIZ, RESULTS = "predictions.csv", "figure.png", "run.nc", "results.json"
 EXPORTED_DRAWS, MAX_EXPORTED_ROWS = 200, 512
 MAX_EXPORTED_BYTES = 2**28  # of draws of the weights
 CHECKPOINT_EVERY = 200  # steps, beside every epoch

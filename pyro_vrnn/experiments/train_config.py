@@ -25,6 +25,8 @@ from pyro_vrnn.shapes import (
 )
 
 CONFIG, CHECKPOINTS, POSTERIOR = "config.json", "checkpoints", "posterior"
+PREDICTIONS, FIGURE, ARVIZ, RESULTS = "predictions.csv", "figure.png", "run.nc", "results.json"
+OWNED = (CONFIG, CHECKPOINTS, POSTERIOR, PREDICTIONS, FIGURE, ARVIZ, RESULTS)  # by a training
 LEAST_SAMPLES = 100  # for an interval of 90 %
 SMALL_NETWORK = 256  # units
 NEEDED = ("h5netcdf", "matplotlib", "scoringrules")

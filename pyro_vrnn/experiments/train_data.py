@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def series_task(series: Series, config: SeriesConfig) -> Task:
     :raises ValueError: if it is too short, or the sizes do not fit.
     """
     plan, lag, num_origins = _plan(series.values, config)
+    _check_changes(plan.past(series.values), lag)
     train = plan.training_windows(series.values)
     model = Forecaster(
         CELLS[config.cell](1, config.hidden_size),
@@ -129,6 +131,11 @@ def sequences_task(data: Sequences, config: SequencesConfig) -> Task:
     """
     assert data.labels is not None
     numbers = _numbers(data.labels)
+    if not config.classes and numbers is None and any(map(_is_number, data.labels)):
+        raise ValueError(
+            f"Expected labels that are all numbers, or --classes, got {_first_text(data.labels)!r} "
+            "among numbers."
+        )
     classes = _classes(data.labels, numbers) if config.classes or numbers is None else None
     held_out = _split(data.labels if classes else None, len(data), config)
     steps = np.concatenate([v for v, out in zip(data.values, held_out, strict=True) if not out])
@@ -200,6 +207,18 @@ def raw_truth(labels: Sequence[str], facts: Mapping[str, Any]) -> Truth:
     return list(labels) if facts["classes"] else np.array(labels, dtype=np.float64)[:, None]
 
 
+def _check_changes(past: FloatArray, lag: int | None) -> None:
+    """Refuse changes over a lag that do not vary: their noise has no scale to learn."""
+    if lag is None:
+        return
+    changes = past[lag:] - past[:-lag]
+    if changes.std() <= 1e-9 * max(1.0, float(np.abs(past).max())):
+        raise ValueError(
+            f"Expected changes over {lag} steps that vary, got {changes.mean():.3g} standard units "
+            "at every one (a straight line, or an exact season): try --lag none."
+        )
+
+
 def _numbers(labels: Sequence[str]) -> FloatArray | None:
     """Return the labels as finite numbers, or None if they are not all."""
     return np.array([float(label) for label in labels]) if all(map(_is_number, labels)) else None
@@ -220,6 +239,12 @@ def _classes(labels: Sequence[str], numbers: FloatArray | None) -> list[str]:
     """Return the different labels, in the order of the numbers if they are numbers."""
     order = {label: (0.0 if numbers is None else float(label), label) for label in labels}
     found = sorted(order, key=order.__getitem__)
+    if numbers is not None:
+        for first, second in pairwise(found):
+            if float(first) == float(second):
+                raise ValueError(
+                    f"Expected one way to write each class, got {first!r} and {second!r}."
+                )
     if len(found) < 2:
         raise ValueError(f"Expected labels of at least 2 classes, got {found[0]!r} alone.")
     return found

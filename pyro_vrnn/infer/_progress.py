@@ -17,9 +17,10 @@ class Progress:
 
     def __init__(self, label: str, batches: Batches, num_epochs: int, accumulate: int) -> None:
         self.label, self.num_epochs = label, num_epochs
-        self.per_epoch: int | None = None
+        self.num_batches: int | None = None  # of an epoch
         with contextlib.suppress(TypeError):  # a loader of a stream has no length
-            self.per_epoch = -(-len(batches.data) // accumulate)  # type: ignore[arg-type]
+            self.num_batches = len(batches.data)  # type: ignore[arg-type]
+        self.per_epoch = None if self.num_batches is None else -(-self.num_batches // accumulate)
         self._bar: Any = None
         self._held_out: dict[str, str] = {}
 

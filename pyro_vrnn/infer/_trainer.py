@@ -48,12 +48,18 @@ class Trainer:
             got = "another loss" if self.elbo is None else type(self.elbo).__name__
             raise ValueError(f"Expected kl_weight with TraceExactKL_ELBO only, got {got}.")
 
-    def start(self, batch: Batch, where: str) -> torch.optim.Optimizer:
-        """Make the parameters, where a first call does that, and the optimiser."""
+    def start(self, batch: Batch, where: str) -> torch.optim.Optimizer | None:
+        """
+        Make the parameters, where a first call does that, and the optimiser.
+
+        :returns: None if the batch is one to leave out; another must be tried.
+        """
         if isinstance(self.elbo, ELBO):
             # An autoguide has no parameters before its first call.
             with torch.no_grad():
-                self._loss(batch, where)
+                loss = self._loss(batch, where)
+            if loss is None or (self.skip and not bool(torch.isfinite(loss))):
+                return None
         bad = bad_parameters(self.module)
         if bad:
             raise FloatingPointError(

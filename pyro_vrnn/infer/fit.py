@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
 
 from pyro_vrnn.infer._batches import Batches, as_batches
 from pyro_vrnn.infer._guide_checks import check_order
@@ -101,8 +102,11 @@ def fit(
         for those.
     :param int batch_size: of a dataset.
     :param float clip_norm: clip the gradient's norm to this; None to leave it.
-    :param scheduler: optimiser -> a schedule of :mod:`torch.optim.lr_scheduler`.
-    :param str schedule: step it after each ``"epoch"`` or ``"step"``.
+    :param scheduler: optimiser -> a schedule of :mod:`torch.optim.lr_scheduler`. One that watches
+        a score, ``ReduceLROnPlateau``, gets the monitored one in the direction of its ``mode``, or
+        the epoch's loss.
+    :param str schedule: step it after each ``"epoch"`` or ``"step"`` (``OneCycleLR`` and other
+        schedules that count steps need ``"step"``).
     :param int accumulate: batches whose mean gradient makes one step.
     :param kl_weight: what the KL is multiplied by, a number or step -> number; 1 unless you want
         annealing or a tempered posterior. It is recorded, and the history's ELBO is without it.
@@ -178,7 +182,12 @@ def fit(
             kl_weight=kl_weight,
             skip=nonfinite == "skip",
         )
-        return Run(trainer, batches, options, "SVI").run()
+        before = elbo.kl_weight if isinstance(elbo, TraceExactKL_ELBO) else 1.0
+        try:
+            return Run(trainer, batches, options, "SVI").run()
+        finally:
+            if isinstance(elbo, TraceExactKL_ELBO):
+                elbo.kl_weight = before
 
 
 def fit_loss(
@@ -279,6 +288,11 @@ def _check_common(
         check_positive_float("clip_norm", clip_norm)
     check_choice("schedule", schedule, ("epoch", "step"))
     check_choice("nonfinite", nonfinite, ("stop", "skip"))
+    if isinstance(validation, (Dataset, Iterator)):
+        raise TypeError(
+            "Expected validation in batches that can be run through after every epoch, such as a "
+            f"list or a DataLoader, got {type(validation).__name__}."
+        )
     if patience is not None:
         check_positive_int("patience", patience)
         if validation is None:

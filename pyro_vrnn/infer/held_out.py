@@ -62,7 +62,8 @@ def held_out(
     Score held-out data under draws of a guide.
 
     The draws come from a stream of random numbers of their own, the same for the same seed; the
-    generators are left as they were. Scales of plates and handlers do not count.
+    generators are left as they were. Scales of plates and handlers do not count, and modules are in
+    ``.eval()`` mode meanwhile.
 
     Example::
 
@@ -82,7 +83,13 @@ def held_out(
     """
     check_positive_int("num_draws", num_draws)
     total, best, count = 0.0, 0.0, 0
-    with _lent_generators(), own_parameters(model, guide), function_draws(), any_batch_size():
+    with (
+        _lent_generators(),
+        _evaluating(model, guide),
+        own_parameters(model, guide),
+        function_draws(),
+        any_batch_size(),
+    ):
         for number, (args, kwargs) in enumerate(Batches(data, device).epoch()):
             scores = []
             for draw in range(num_draws):
@@ -102,6 +109,20 @@ def held_out(
     if count == 0:
         raise ValueError("Expected held-out data of at least one batch, got none.")
     return HeldOut(total / count, -best / count, count, num_draws)
+
+
+@contextlib.contextmanager
+def _evaluating(*programs: Any) -> Iterator[None]:
+    """Put modules in evaluation: what they keep of batches, as BatchNorm does, is left alone."""
+    modules = [m for p in programs if isinstance(p, torch.nn.Module) for m in p.modules()]
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
 
 
 @contextlib.contextmanager

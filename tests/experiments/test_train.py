@@ -296,14 +296,41 @@ def test_a_class_stays_in_the_training_part():
     ("labels", "classes", "expected"),
     [
         (["10", "9", "10", "9"], True, ["9", "10"]),
-        (["10", "9", "10", "x"], False, ["10", "9", "x"]),
+        (["10", "9", "10", "x"], True, ["10", "9", "x"]),
+        (["b", "a", "b", "a"], False, ["a", "b"]),
         (["10", "9", "1e1", "9"], False, None),
     ],
-    ids=["numbers-as-classes", "text", "numbers"],
+    ids=["numbers-as-classes", "mixed", "text", "numbers"],
 )
 def test_what_labels_are(labels, classes, expected):
     config = SequencesConfig(classes=classes, **TINY)
     assert sequences_task(sequences(labels), config).facts["classes"] == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (["0.5", "n/a", "1.5"], False, r"all numbers, or --classes, got 'n/a' among numbers"),
+        (["1", "1.0", "2", "1"], True, r"one way to write each class, got '1' and '1.0'"),
+    ],
+    ids=["one-text", "one-number-twice"],
+)
+def test_labels_that_are_not_clear(labels, classes, message):
+    with pytest.raises(ValueError, match=message):
+        sequences_task(sequences(labels), SequencesConfig(classes=classes, **TINY))
+
+
+def test_changes_that_do_not_vary():
+    config = SeriesConfig(lag="12", horizon=2)
+    with pytest.raises(ValueError, match=r"Expected changes over 12 steps that vary.*--lag none"):
+        series_task(as_series(np.arange(240.0)), config)
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "config.json", "posterior/p.csv"])
+def test_the_table_does_not_overwrite_the_training(runs, name):
+    folder, data = runs["series"]
+    with pytest.raises(ValueError, match=r"another place .* than the training's own files"):
+        predict_file(folder, data, folder / name, progress=False)
 
 
 FEW = {
@@ -336,6 +363,7 @@ def test_sizes_that_do_not_fit(options, n, message):
 @pytest.mark.parametrize(("lag", "expected"), [("auto", 12), ("none", None), ("5", 5)])
 def test_lag(lag, expected):
     values = np.sin(2 * np.pi * np.arange(240) / 12) + np.arange(240) / 100
+    values = values + np.random.default_rng(0).normal(0, 0.01, 240)
     task = series_task(as_series(values), SeriesConfig(lag=lag, horizon=2))
     assert (task.model.lag, task.facts["lag"]) == (expected, expected)
     assert task.validation[0].shape == (24, task.facts["window"], 1)

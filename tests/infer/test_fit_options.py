@@ -6,6 +6,7 @@ import math
 import threading
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -183,6 +184,105 @@ def test_plain_losses_are_validated_in_evaluation():
     assert (result.best_epoch, result.stopped) == (0, "patience")
 
 
+class Normalised(torch.nn.Module):
+    """A Pyro model with a BatchNorm before its one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+
+    def forward(self, x, y=None):
+        w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("obs", dist.Normal(self.norm(x) @ w, 1.0), obs=y)
+
+
+def test_validation_leaves_buffers_and_modes_alone():
+    model = Normalised()
+    guide = vrnn.infer.AutoMeanFieldNormal(model)
+    x, y = torch.randn(8, 3), torch.randn(8)
+    quiet(model, guide, [(x, y)], num_epochs=3, validation=[(x + 100, y)])
+    assert model.norm.running_mean.abs().max() < 1
+    assert model.norm.training
+
+
+def test_an_error_in_validation_says_so_and_loses_nothing(tmp_path):
+    model, guide, batches = problem()
+    wrong = [(batches[0][0][..., :3], batches[0][1])]
+    with pytest.raises(ValueError, match=r"Expected x of shape") as caught:
+        quiet(model, guide, batches, num_epochs=2, validation=wrong, checkpoint_dir=tmp_path)
+    assert "In the validation after epoch 0." in caught.value.__notes__
+    assert CheckpointFolder(tmp_path).steps()[-1] == 3
+    again, again_guide, _ = problem()
+    result = quiet(again, again_guide, batches, num_epochs=2, validation=batches, seed=3,
+                   checkpoint_dir=tmp_path)  # fmt: skip
+    assert len(result.loss) == 6
+
+
+def test_plateau_schedule_of_a_score_to_maximise():
+    model, guide, batches = problem()
+    schedule = partial(
+        torch.optim.lr_scheduler.ReduceLROnPlateau, mode="max", patience=0, factor=0.5
+    )
+    result = quiet(
+        model, guide, batches, num_epochs=4, scheduler=schedule, validation=batches,
+        optimizer=partial(torch.optim.Adam, lr=1e-3),
+    )  # fmt: skip
+    scores = result.validation["expected_log_likelihood"]
+    assert scores == sorted(scores)  # it gets better in every epoch
+    assert set(result.learning_rate) == {1e-3}
+
+
+def test_patience_can_be_given_later(tmp_path):
+    options = dict(validation=None, optimizer=partial(torch.optim.Adam, lr=0.3))
+    model, guide, batches = problem()
+    far = [(x, y + 100) for x, y in batches]
+    options = {**options, "validation": batches, "checkpoint_dir": tmp_path}
+    stopped = quiet(model, guide, far, num_epochs=8, patience=1, **options)
+    assert stopped.stopped == "patience"
+    model, guide, _ = problem()
+    more = quiet(model, guide, far, num_epochs=8, patience=20, **options)
+    assert (more.stopped, len(more.epoch_loss)) == ("epochs", 8)
+
+
+def test_a_damaged_best_keeps_the_last(tmp_path):
+    model, guide, batches = problem()
+    quiet(model, guide, batches, num_epochs=2, validation=batches, checkpoint_dir=tmp_path)
+    (tmp_path / "best.json").write_text("{}")
+    model, guide, _ = problem()
+    with pytest.warns(UserWarning, match=r"The last parameters are kept, not the best"):
+        result = quiet(
+            model, guide, batches, num_epochs=2, validation=batches, checkpoint_dir=tmp_path
+        )
+    assert result.stopped == "epochs"
+
+
+def test_the_elbo_s_own_weight_comes_back():
+    model, guide, batches = problem()
+    elbo = TraceExactKL_ELBO()
+    quiet(model, guide, batches, num_epochs=1, kl_weight=0.1, elbo=elbo)
+    assert elbo.kl_weight == 1.0
+
+
+def test_callbacks_return_a_truth_value():
+    model, guide, batches = problem()
+    result = quiet(model, guide, batches, num_epochs=4, callbacks=[lambda r: np.bool_(True)])
+    assert (result.stopped, len(result.epoch_loss)) == ("callback", 1)
+    with pytest.raises(
+        TypeError, match=r"callbacks to return True \(stop\), False or None, got int"
+    ):
+        quiet(model, guide, batches, num_epochs=1, callbacks=[lambda r: 3])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda b: iter(b), lambda b: torch.utils.data.TensorDataset(*b[0])]
+)
+def test_validation_comes_in_batches(make):
+    model, guide, batches = problem()
+    with pytest.raises(TypeError, match=r"Expected validation in batches that can be run through"):
+        quiet(model, guide, batches, num_epochs=1, validation=make(batches))
+
+
 def test_callbacks_see_the_history_and_can_stop():
     seen = []
     model, guide, batches = problem()
@@ -273,6 +373,42 @@ def test_bad_updates_can_be_left_out(what, validated):
     assert result.skipped == ([[0, 1], [1, 1]] if what == "data" else [[0, 1]])
     assert len(result.loss) == 6 - len(result.skipped)
     assert all(p.isfinite().all() for p in values(model, guide).values())
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("validated", [True, False], ids=["validation", "no-validation"])
+def test_a_bad_first_batch_is_left_out_and_all_is_trained(validated, tmp_path):
+    """The guide's parameters are made by the first batch that is good, and reach the optimiser."""
+    model, guide, batches = problem()
+    batches[0] = (batches[0][0] * float("nan"), batches[0][1])
+    with pyro.validation_enabled(validated):
+        result = quiet(
+            model, guide, batches, num_epochs=2, nonfinite="skip", checkpoint_dir=tmp_path,
+            checkpoint_every=1,
+        )  # fmt: skip
+    assert result.skipped == [[0, 0], [1, 0]]
+    start = CheckpointFolder(tmp_path, keep_last=9)
+    assert start.steps()[-1] == len(result.loss) == 4
+    names = [n for n, _ in guide.named_parameters()]
+    assert len(names) > 5
+    again_model, again_guide, _ = problem()
+    with pyro.validation_enabled(validated):
+        again = quiet(
+            again_model, again_guide, batches, num_epochs=2, nonfinite="skip",
+            checkpoint_dir=tmp_path,
+        )  # fmt: skip
+    assert again.loss == result.loss
+    moved = values(guide)
+    _, fresh_guide, _ = problem()
+    fresh_guide(*batches[1])
+    assert all(not torch.equal(moved[0, n], values(fresh_guide)[0, n]) for n in names)
+
+
+def test_no_good_batch():
+    model, guide, batches = problem()
+    bad = [(x * float("nan"), y) for x, y in batches]
+    with pytest.raises(FloatingPointError, match=r"a batch of finite numbers in epoch 0, got none"):
+        quiet(model, guide, bad, num_epochs=1, nonfinite="skip")
 
 
 def test_bad_parameters_stop_all_the_same():

@@ -233,6 +233,20 @@ def test_another_run_s_folder_is_refused(options, message, tmp_path):
         run(loader(), tmp_path, **options)
 
 
+def test_other_data_inside_an_epoch_are_refused(tmp_path):
+    with pytest.raises(Killed):
+        run(loader(), tmp_path, kill_at=5, checkpoint_every=1)
+    with pytest.raises(ValueError, match=r"batches in an epoch 3\), got batches in an epoch 2"):
+        run(DATA["list"]()[:2], tmp_path)
+
+
+def test_other_data_between_epochs_are_said(tmp_path):
+    run(DATA["list"](), tmp_path, epochs=1)
+    with pytest.warns(UserWarning, match=r"Expected 3 batches in an epoch, as before, got 2"):
+        result, _ = run(DATA["list"]()[:2], tmp_path, epochs=2)
+    assert len(result.loss) == 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_run_with_a_checkpoint(number, tmp_path, monkeypatch):
     class Send:
