@@ -11,10 +11,13 @@ If a test here fails because a format was changed by accident, change it back.
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
 
@@ -54,6 +57,19 @@ def state():
 def write_checkpoints(folder):
     tensors, facts = flatten_state("state", state())
     CheckpointFolder(folder).save(7, tensors, {"optimizer": facts}, best=True)
+
+
+def fit_run(folder, num_epochs):
+    """Train a tiny model with what a checkpoint of fit can hold: schedule, history, held-out."""
+    pyro.set_rng_seed(0)
+    model = vrnn.models.SequenceRegression(vrnn.nn.RNN(1, 2, bias=False), 1, num_data=4)
+    guide = vrnn.infer.AutoSpikeAndSlab(model)
+    batches = [(torch.full((2, 3, 1), float(k)), torch.full((2, 1), 1.0)) for k in range(2)]
+    return vrnn.infer.fit(
+        model, guide, batches, num_epochs=num_epochs, validation=batches[:1], seed=0,
+        optimizer=partial(torch.optim.Adam, lr=0.125), checkpoint_dir=folder, keep_last=1,
+        scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1), progress=False,
+    )  # fmt: skip
 
 
 def posterior():
@@ -144,6 +160,23 @@ def test_posterior_1():
     assert posterior_facts(FOLDER / "posterior-1")["facts"] == {"note": "for a test"}
 
 
+def test_a_run_of_the_first_version_goes_on(tmp_path):
+    shutil.copytree(FOLDER / "fit-1", tmp_path / "run")
+    result = fit_run(tmp_path / "run", num_epochs=2)
+    assert result.resumed_from == [2]
+    assert (len(result.loss), len(result.epoch_loss)) == (4, 2)
+    assert result.learning_rate == [0.125, 0.125, 0.0125, 0.0125]
+    assert set(result.validation) == {"expected_log_likelihood", "nll"}
+
+
+def test_a_run_of_another_layout_is_refused(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(2, {}, {"layout": 2})
+    with pytest.raises(ValueError, match=r"Expected a checkpoint of fit \(layout 1\).*layout 2"):
+        fit_run(tmp_path, num_epochs=1)
+
+
 if __name__ == "__main__":
     for writer_name, writer in WRITERS.items():
         writer(Path(sys.argv[1]) / writer_name)
+    fit_run(Path(sys.argv[1]) / "fit-1", num_epochs=1)

@@ -71,6 +71,9 @@ class Position:
     generators: list[Tensor] = field(default_factory=list)
 
 
+LAYOUT = 1  # of what a checkpoint of fit holds
+
+
 class StoredRun:
     """The parts of a run, and their way to a checkpoint and back."""
 
@@ -143,6 +146,7 @@ class StoredRun:
             name: getattr(self.at, name) for name in ("epoch", "batch", "first_step", "bad_epochs")
         }
         facts["position"]["best"] = None if math.isinf(self.at.best) else self.at.best
+        facts["layout"] = LAYOUT
         facts["run"] = self._identity()
         self.folder.save(self.at.step, tensors, facts, best=best)
 
@@ -182,6 +186,11 @@ class StoredRun:
             raise ValueError("Expected data of at least one batch of finite numbers, got none.")
         if self.options.scheduler is not None:
             self.scheduler = self._made_schedule(optimizer)
+        if found.facts.get("layout") != LAYOUT:
+            raise ValueError(
+                f"Expected a checkpoint of fit (layout {LAYOUT}) in {self.options.checkpoint_dir}, "
+                f"got layout {found.facts.get('layout')}."
+            )
         here, there = self._identity(), found.facts["run"]
         inside = found.facts["position"]["batch"] > 0
         for name, value in here.items():
