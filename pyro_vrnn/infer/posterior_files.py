@@ -21,6 +21,7 @@ from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import default_initial
 from pyro_vrnn.infer.training_state import flatten_state, restore_state
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
+from pyro_vrnn.nn.weights import WeightModule
 from pyro_vrnn.runs import versions
 from pyro_vrnn.shapes import shape_text
 
@@ -63,6 +64,7 @@ def save_posterior(
     if type(guide) not in GUIDES.values():
         raise TypeError(f"Expected guide to be one of {_names()}, got {type(guide).__name__}.")
     guide._check_built("a guide without sites")
+    _check_pair(model, guide)
     tensors = _guide_tensors(guide)
     if isinstance(model, torch.nn.Module):
         tensors |= {MODEL + name: value for name, value in model.state_dict().items()}
@@ -77,6 +79,24 @@ def save_posterior(
         "facts": dict(facts or {}),
     }
     return write_archive(folder, tensors, content, format=FORMAT, version=VERSION)
+
+
+def _check_pair(model: Callable[..., Any], guide: AutoWeightGuide) -> None:
+    """Refuse a model whose layers have other weights than the guide."""
+    if not isinstance(model, torch.nn.Module):
+        return
+    for layer in model.modules():
+        if not isinstance(layer, WeightModule):
+            continue
+        for name, site in layer.site_names.items():
+            shape = layer.prior(name).event_shape
+            found = guide.sites[site].shape if site in guide.sites else None
+            if found != shape:
+                got = "none" if found is None else shape_text(found)
+                raise ValueError(
+                    f"Expected the guide of this model, with a weight '{site}' of shape "
+                    f"{shape_text(shape)}, got {got}."
+                )
 
 
 def posterior_facts(folder: str | Path) -> dict[str, Any]:

@@ -398,3 +398,16 @@ def test_a_pickle_in_the_folder_s_place(index, tmp_path):
     with pytest.raises(DamagedArchiveError, match="got the file"):
         load_posterior(folder)
     assert not marker.exists()
+
+
+def test_another_model_s_guide_is_refused(tmp_path):
+    model, x, y = small()
+    guide = AutoSpikeAndSlab(model)
+    guide(x, y)
+    wider = vrnn.models.SequenceRegression(vrnn.nn.LSTM(8, 6, dtype=torch.float64), 1)
+    deeper = vrnn.models.SequenceRegression(vrnn.nn.LSTM(8, 5, 2, dtype=torch.float64), 1)
+    with pytest.raises(ValueError, match=r"weight 'rnn.weight_ih_l0' of shape \(24, 8\), got \(20"):
+        save_posterior(tmp_path / "p", wider, guide)
+    with pytest.raises(ValueError, match=r"weight 'rnn.weight_ih_l1' of shape .*, got none"):
+        save_posterior(tmp_path / "p", deeper, guide)
+    assert not (tmp_path / "p").exists()
