@@ -148,6 +148,30 @@ def check_classes(y: Any, num_sequences: int, num_classes: int, *, wait: bool = 
     return y
 
 
+def check_tokens(name: str, value: Any) -> Tensor:
+    """Return token ids ``(N, T)`` if they are; their range is not looked at."""
+    check_shape(name, value, ("N", "T"))
+    if value.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"Expected {name} of dtype int64 or int32 (token ids), got {value.dtype}.")
+    if value.numel() == 0:
+        raise ValueError(
+            f"Expected {name} of at least one sequence and one step, "
+            f"got shape {shape_text(value.shape)}."
+        )
+    return value
+
+
+def check_token_targets(
+    y: Any, shape: Sequence[int], vocab_size: int, *, wait: bool = False
+) -> Tensor:
+    """Return target ids if they are; a GPU's range is looked at only with ``wait``."""
+    check_shape("y", y, shape)
+    check_tokens("y", y)
+    if wait or y.device.type == "cpu":
+        check_range("y", y, 0, vocab_size - 1)
+    return y
+
+
 def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:
     """Return ``lengths`` as an int64 CPU tensor of shape (N,), each in 1..T."""
     if num_sequences == 0:

@@ -1,8 +1,9 @@
 """What the Bayesian networks are compared with: dropout in plain torch, and a forecast's floor."""
 
 from pyro_vrnn.baselines.embedding import Embedding
+from pyro_vrnn.baselines.language import LanguageNetwork
 from pyro_vrnn.baselines.linear import Linear
-from pyro_vrnn.baselines.losses import GaussianLoss, SoftmaxLoss
+from pyro_vrnn.baselines.losses import GaussianLoss, LanguageLoss, SoftmaxLoss
 from pyro_vrnn.baselines.mc_dropout import mc_samples
 from pyro_vrnn.baselines.networks import ForecastNetwork, SequenceNetwork
 from pyro_vrnn.baselines.recurrent import GRU, LSTM, RNN
@@ -16,6 +17,8 @@ __all__ = [
     "Embedding",
     "ForecastNetwork",
     "GaussianLoss",
+    "LanguageLoss",
+    "LanguageNetwork",
     "Linear",
     "SeasonalNaive",
     "SequenceNetwork",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,11 @@ from pyro_vrnn.baselines.networks import ForecastNetwork
 from pyro_vrnn.baselines.weight_decay import l2_penalty
 from pyro_vrnn.shapes import (
     check_classes,
+    check_lengths,
     check_positive_float,
     check_positive_int,
     check_shape,
+    check_token_targets,
     shape_text,
 )
 
@@ -31,10 +34,16 @@ def _run(
 
 
 class PenalisedLoss(torch.nn.Module):
-    """What :class:`GaussianLoss` and :class:`SoftmaxLoss` share: N / B and the penalty."""
+    """What the losses share: N / B and the penalty."""
+
+    unit = "sequences"  # what N counts
 
     def __init__(
-        self, network: torch.nn.Module, num_data: int | None, prior_scale: float | None
+        self,
+        network: torch.nn.Module,
+        *,
+        num_data: int | None = None,
+        prior_scale: float | None = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
@@ -48,7 +57,7 @@ class PenalisedLoss(torch.nn.Module):
         size = batch_size if self.num_data is None else self.num_data
         if batch_size > size:
             raise ValueError(
-                f"Expected a batch of at most num_data={size} sequences, got {batch_size}."
+                f"Expected a batch of at most num_data={size} {self.unit}, got {batch_size}."
             )
         total = weight * size / batch_size * nll
         if self.prior_scale is None:
@@ -99,7 +108,7 @@ class GaussianLoss(PenalisedLoss):
         weight: float = 1.0,
         prior_scale: float | None = 1.0,
     ) -> None:
-        super().__init__(network, num_data, prior_scale)
+        super().__init__(network, num_data=num_data, prior_scale=prior_scale)
         self.weight = check_positive_float("weight", weight)
         like = next(network.parameters())
         value = torch.as_tensor(tau, device=like.device, dtype=like.dtype).detach()
@@ -165,15 +174,6 @@ class SoftmaxLoss(PenalisedLoss):
     :raises ValueError: if an argument is not positive.
     """
 
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        *,
-        num_data: int | None = None,
-        prior_scale: float | None = 1.0,
-    ) -> None:
-        super().__init__(network, num_data, prior_scale)
-
     def forward(
         self,
         x: Tensor,
@@ -195,3 +195,62 @@ class SoftmaxLoss(PenalisedLoss):
         logits = _run(self.network, x, lengths, masks)
         check_classes(y, len(logits), logits.shape[-1])
         return self._total(cross_entropy(logits, y.long(), reduction="sum"), len(logits))
+
+
+class LanguageLoss(PenalisedLoss):
+    r"""
+    Minus the log-likelihood of the next tokens over the whole data, plus the L2 penalty.
+
+    .. math::
+        -\frac{N}{n} \sum_{i=1}^{n} \log p(y_i \mid \text{tokens before}) + \text{penalty}
+
+    for the n targets of a batch: the objective of :class:`~pyro_vrnn.models.LanguageModel` in the
+    limit of no noise on the weights, up to constants of the KL divergence.
+
+    Example::
+
+        >>> from pyro_vrnn.baselines import LSTM, Embedding, LanguageNetwork, Linear
+        >>> network = LanguageNetwork(Embedding(9, 4), LSTM(4, 4), Linear(4, 9))
+        >>> tokens = torch.zeros(3, 5, dtype=torch.int64)
+        >>> LanguageLoss(network, num_data=1000)(tokens, tokens).shape
+        torch.Size([])
+
+    :param network: a :class:`~pyro_vrnn.baselines.LanguageNetwork`, or a module called like one.
+    :param int num_data: N, number of target tokens in the data; None if every batch is all of it.
+    :param float prior_scale: s of :func:`~pyro_vrnn.baselines.l2_penalty`; None for no penalty.
+    :raises ValueError: if an argument is not positive.
+    """
+
+    unit = "target tokens"
+
+    @property
+    def state(self) -> Any:
+        """The network's last state."""
+        return self.network.state
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        lengths: Tensor | None = None,
+        state: Any = None,
+    ) -> Tensor:
+        """
+        Return the loss, a scalar in nats.
+
+        :param x: token ids ``(N, T)``.
+        :param y: the tokens that follow, ``(N, T)``.
+        :param lengths: valid steps, ``(N,)``; targets behind them do not count.
+        :param state: where to start; zeros if not given.
+        :raises TypeError: if ids are not of an integer dtype.
+        :raises ValueError: if a shape does not fit, or there are more targets than ``num_data``.
+        """
+        logits = self.network(x, lengths, state)
+        check_token_targets(y, x.shape, logits.shape[-1])
+        if lengths is None:
+            flat, targets = logits.flatten(0, 1), y.flatten()
+        else:
+            valid = torch.arange(x.shape[1]) < check_lengths(lengths, *x.shape).unsqueeze(-1)
+            valid = valid.to(x.device)
+            flat, targets = logits[valid], y[valid]
+        return self._total(cross_entropy(flat, targets.long(), reduction="sum"), len(targets))

@@ -4,6 +4,7 @@ from pyro_vrnn.infer.auto_drop_connect import AutoDropConnect
 from pyro_vrnn.infer.auto_mean_field_normal import AutoMeanFieldNormal
 from pyro_vrnn.infer.auto_multiplicative_normal import AutoMultiplicativeNormal
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab, NearSpike
+from pyro_vrnn.infer.carried_state import CarriedState
 from pyro_vrnn.infer.checkpoints import Checkpoint, CheckpointFolder
 from pyro_vrnn.infer.elbo_parts import ELBOParts
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
@@ -28,6 +29,7 @@ __all__ = [
     "AutoMultiplicativeNormal",
     "AutoSpikeAndSlab",
     "AutoWeightGuide",
+    "CarriedState",
     "Checkpoint",
     "CheckpointFolder",
     "ELBOParts",

@@ -3,6 +3,7 @@ r"""The spike-and-slab guide of Gal & Ghahramani (2016) as a Pyro AutoGuide."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from pyro_vrnn.distributions import BlockDropout, SpikeAndSlab
 from pyro_vrnn.distributions.per_site import DEFAULT_DROP_PROB, PerSite, check_drop_prob
+from pyro_vrnn.infer._guide_state import USUAL
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn
 from pyro_vrnn.infer.weight_guide import DEFAULT_SCALE, AutoWeightGuide
 from pyro_vrnn.ops.blocks import block_square_ratios
-from pyro_vrnn.shapes import check_positive_float
+from pyro_vrnn.shapes import check_choice, check_positive_float
 
 
 class NearSpike(NamedTuple):
@@ -43,8 +45,10 @@ class AutoSpikeAndSlab(AutoWeightGuide):
     of a linear layer. Biases are one Gaussian block, never dropped. One draw serves all time
     steps, because a model reads its weights once.
 
-    ``loc`` is non-inverted, E w = (1 - p) loc. A weight that starts from W gets
-    loc = W / (1 - p), so that E w = W.
+    The parameter ``loc`` is m, non-inverted: E w = (1 - p) m, and a weight that starts from W gets
+    m = W / (1 - p), so that E w = W. With ``parametrization="inverted"`` it is m' = (1 - p) m, as
+    the scaling of :class:`torch.nn.Dropout` has it: the same family of distributions and the same
+    ELBO, but another algorithm (``docs/design/guide.md``), for recipes published in m'.
 
     The guide is built at its first call, which must include the observations (else they would
     count as latents). After that :attr:`sites` says what was decided for each site. Its
@@ -83,6 +87,7 @@ class AutoSpikeAndSlab(AutoWeightGuide):
         :func:`~pyro_vrnn.infer.function_draws`, a draw is one weight for all sequences whatever
         the scope.
     :param bool learn_scale: learn :math:`\sigma` elementwise, starting at ``scale``.
+    :param str parametrization: ``"non-inverted"`` or ``"inverted"``: what ``loc`` holds.
     :param block_shapes: site name -> shape of a block, for latents without a record.
     :param init_loc_fn: trace site -> initial weight W, such as Pyro's ``init_to_value`` or
         :func:`~pyro_vrnn.infer.init_to_module`. Default: torch.nn's initialisation.
@@ -105,9 +110,13 @@ class AutoSpikeAndSlab(AutoWeightGuide):
         gates: str = "untied",
         scope: str = "batch",
         learn_scale: bool = False,
+        parametrization: str = USUAL,
         block_shapes: Mapping[str, tuple[int, ...]] | None = None,
         init_loc_fn: InitLocFn | None = None,
     ) -> None:
+        self._parametrization = check_choice(
+            "parametrization", parametrization, (USUAL, "inverted")
+        )
         super().__init__(
             model,
             factor=drop_prob,
@@ -121,10 +130,16 @@ class AutoSpikeAndSlab(AutoWeightGuide):
 
     _check_factor = staticmethod(check_drop_prob)
 
+    def _decide(self, name: str, site: dict[str, Any]) -> GuideSite:
+        return replace(super()._decide(name, site), parametrization=self._parametrization)
+
     def _start(self, initial: Tensor, decided: GuideSite) -> Tensor:
-        return initial / (1 - decided.drop_prob)
+        inverted = decided.parametrization == "inverted"
+        return initial.clone() if inverted else initial / (1 - decided.drop_prob)
 
     def _make(self, decided: GuideSite, loc: Tensor, scale: Tensor) -> SpikeAndSlab:
+        if decided.parametrization == "inverted" and decided.drop_prob > 0:
+            loc = loc / (1 - decided.drop_prob)
         if decided.scale == 0:
             return BlockDropout(loc, decided.drop_prob, decided.block_shape)
         return SpikeAndSlab(loc, scale, decided.drop_prob, decided.block_shape)

@@ -16,6 +16,7 @@ class GuideSite:
     :ivar float scale: of the noise, where it starts if it is learned.
     :ivar str scope: ``"sequence"`` if a draw in training has factors for each sequence.
     :ivar float alpha: variance of normal factors; 0 where there are none.
+    :ivar str parametrization: ``"inverted"`` if the parameter ``loc`` is (1 - p) m.
     :ivar bool suits_sequences: whether each sequence can have factors of its own: the blocks are
         input columns, or the rows of an embedding.
     """
@@ -29,6 +30,7 @@ class GuideSite:
     scope: str
     alpha: float = 0.0
     suits_sequences: bool = True
+    parametrization: str = "non-inverted"
 
     @property
     def has_independent_rows(self) -> bool:

@@ -137,10 +137,17 @@ def _lent_generators() -> Iterator[None]:
 def _log_likelihood(trace: Any) -> Tensor:
     """Return the log-likelihoods of the observations of all observed sites, in a row."""
     parts = [
-        site["fn"].log_prob(site["value"]).double().reshape(-1)
+        _counted(site["fn"].log_prob(site["value"]).double(), site["mask"])
         for site in trace.nodes.values()
         if site["type"] == "sample"
         and site["is_observed"]
         and not (site_is_subsample(site) or site["infer"].get("_deterministic"))
     ]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+
+def _counted(each: Tensor, mask: bool | Tensor | None) -> Tensor:
+    """Return, in a row, those that a mask does not hide."""
+    if not isinstance(mask, Tensor):
+        return each.reshape(-1) if mask is not False else each.new_empty(0)
+    return each[mask.expand(each.shape)]

@@ -185,7 +185,7 @@ class AutoWeightGuide(AutoGuide):
             )
         scale, _ = lookup(self._scale, name, kind, DEFAULT_SCALE)
         scope = "batch" if factor == 0 else self.scope
-        factors = {"drop_prob": 0.0, self.factor_name: float(factor)}
+        factors: dict[str, Any] = {"drop_prob": 0.0, self.factor_name: float(factor)}
         decided = GuideSite(
             name,
             kind,

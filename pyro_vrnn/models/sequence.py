@@ -39,6 +39,21 @@ def any_batch_size() -> Iterator[None]:
         _any_size.reset(token)
 
 
+def observed_share(num_data: int | None, count: int, what: str, *, observed: bool) -> float:
+    """
+    Return N / B, what a batch's log-likelihood is multiplied by; 1 for predictions of more than N.
+
+    :raises ValueError: if the observed batch is larger than ``num_data``.
+    """
+    if num_data is None:
+        return 1.0
+    if count <= num_data:
+        return num_data / count
+    if observed and not _any_size.get():
+        raise ValueError(f"Expected a batch of at most num_data={num_data} {what}, got {count}.")
+    return 1.0
+
+
 class SequenceModel(OwnParamsModule):
     """
     A recurrent network, a linear head on its last valid state, and a plate over sequences.
@@ -126,12 +141,7 @@ class SequenceModel(OwnParamsModule):
 
         :raises ValueError: if the observed batch is larger than ``num_data``.
         """
-        size = batch_size if self.num_data is None else self.num_data
-        if batch_size > size:
-            if observed and not _any_size.get():
-                raise ValueError(
-                    f"Expected a batch of at most num_data={size} sequences, got {batch_size}."
-                )
-            size = batch_size  # a prediction
+        observed_share(self.num_data, batch_size, "sequences", observed=observed)  # or refuse it
+        size = max(batch_size, self.num_data or 0)
         subsample = torch.arange(batch_size, device=device)
         return pyro.plate("data", size, subsample=subsample, dim=-1)
