@@ -107,7 +107,7 @@ def paper_pieces(
             f"{len(order)} documents in {len(pieces)} pieces."
         )
     x, lengths = _padded(pieces, length)
-    owners = torch.tensor(places)
+    owners = torch.tensor(places, device="cpu")
     y = documents.labels[owners]
     return PieceSplit(
         train_x=x[:num_train],
@@ -178,4 +178,5 @@ def _padded(pieces: list[list[int]], length: int) -> tuple[Tensor, Tensor]:
     rows = np.full((len(pieces), length), PAD, dtype=np.int64)
     for row, piece in zip(rows, pieces, strict=True):
         row[length - len(piece) :] = piece
-    return torch.from_numpy(rows), torch.tensor([len(piece) for piece in pieces])
+    lengths = torch.tensor([len(piece) for piece in pieces], device="cpu")
+    return torch.from_numpy(rows), lengths

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pyro_vrnn.shapes import check_positive_int
+from pyro_vrnn.shapes import check_positive_int, shape_text
 
-Window = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+Window = tuple[Tensor, ...]  # x, y and, of all tokens, lengths
 
 
 class StreamWindows:
@@ -69,7 +69,7 @@ class StreamWindows:
             )
         even, longer = divmod(num_steps, self.batch_size)
         longer = longer if all_tokens else 0
-        self._lengths = torch.full((self.batch_size,), even)
+        self._lengths = torch.full((self.batch_size,), even, device="cpu")
         self._lengths[:longer] += 1
         self._x = _streams(text[:-1], self._lengths)
         self._y = _streams(text[1:], self._lengths)
@@ -105,7 +105,7 @@ def _checked(ids: Tensor, start: int | None) -> Tensor:
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"Expected ids of an integer dtype, got {ids.dtype}.")
     if ids.dim() != 1:
-        raise ValueError(f"Expected ids of shape (n,), got {tuple(ids.shape)}.")
+        raise ValueError(f"Expected ids of shape (n,), got {shape_text(ids.shape)}.")
     ids = ids.to(torch.int64)
     if start is None:
         return ids

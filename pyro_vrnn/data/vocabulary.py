@@ -102,7 +102,7 @@ class Vocabulary:
                 f"Expected words of the vocabulary, which has no {self.UNK!r}, got "
                 f"{tokens[place]!r} as word {place + 1}{where}."
             )
-        return torch.tensor(numbers, dtype=torch.int64)
+        return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
     def tokens(self, ids: Tensor | Sequence[int]) -> list[str]:
         """
