@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vrnn.data._csv import checked_records, find_column, finite_number
+from pyro_vrnn.data._rows import named_rows, naming, shown
 from pyro_vrnn.data._text import lines, read_text
-from pyro_vrnn.shapes import check_choice, check_finite, check_shape
+from pyro_vrnn.data.vocabulary import Vocabulary
+from pyro_vrnn.shapes import check_choice, check_finite, check_positive_int, check_shape
 
 Range = tuple[float, float]
 Tokenize = Callable[[str], Sequence[str]]
@@ -61,6 +60,31 @@ class Documents:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def padded(
+        self, vocabulary: Vocabulary, max_length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Return the word ids with zeros behind the end, and the lengths.
+
+        >>> d = Documents((("good", "film"), ("bad",)), torch.tensor([0.9, 0.1]), ("a", "b"))
+        >>> x, lengths = d.padded(Vocabulary(("bad", "film", "good")))
+        >>> x.tolist(), lengths.tolist()
+        ([[2, 1], [0, 0]], [2, 1])
+
+        :param vocabulary: the words' ids.
+        :param max_length: so many of the first words of each; default: all.
+        :returns: x ``(n, T)`` and lengths ``(n,)``, int64.
+        :raises ValueError: if a word is unknown and the vocabulary has no ``<unk>``.
+        """
+        if max_length is not None:
+            max_length = check_positive_int("max_length", max_length)
+        rows = [
+            vocabulary.ids(text[:max_length], source=f"document {name!r}")
+            for text, name in zip(self.texts, self.ids, strict=True)
+        ]
+        lengths = torch.tensor([len(row) for row in rows], device="cpu")
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
 
     def select(self, places: Sequence[int]) -> Documents:
         """Return the documents at these places, in this order."""
@@ -125,7 +149,8 @@ def read_scale_data(folder: str | Path, label: str = "rating") -> Documents:
     if not texts:
         raise ValueError(f"Expected reviews in {folder}, got empty files.")
     dtype = torch.float64 if label == "rating" else torch.int64
-    return Documents(tuple(texts), torch.tensor(labels, dtype=dtype), tuple(ids), tuple(groups))
+    values = torch.tensor(labels, dtype=dtype, device="cpu")
+    return Documents(tuple(texts), values, tuple(ids), tuple(groups))
 
 
 def _author_lines(path: Path, count: int) -> list[str]:
@@ -140,26 +165,18 @@ def _author_lines(path: Path, count: int) -> list[str]:
 
 def _scale_labels(path: Path, limits: Range, count: int) -> list[float]:
     """Return the numbers of a file of labels; whole ones if the limits are."""
+    whole = isinstance(limits[0], int)
     numbers = []
-    for row, line in enumerate(_author_lines(path, count), start=1):
-        value = _number(line, limits)
-        if value is None or (isinstance(limits[0], int) and value != int(value)):
-            kind = "a class" if isinstance(limits[0], int) else "a number"
+    for row, text in enumerate(_author_lines(path, count), start=1):
+        value = _number(text)
+        fits = value is not None and limits[0] <= value <= limits[1]
+        if value is None or not fits or (whole and value != int(value)):
             raise ValueError(
-                f"Expected {kind} in {limits[0]}..{limits[1]}, got {line!r} in line {row} of "
-                f"{path}."
+                f"Expected a {'class' if whole else 'rating'} in {limits[0]}..{limits[1]}, got "
+                f"{text!r} in line {row} of {path}."
             )
         numbers.append(value)
     return numbers
-
-
-def _number(text: str, limits: Range) -> float | None:
-    """Return the number a text stands for, if it is one in a range."""
-    try:
-        value = float(text) if "_" not in text else math.nan
-    except ValueError:
-        return None
-    return value if limits[0] <= value <= limits[1] else None
 
 
 def read_labelled(
@@ -178,9 +195,9 @@ def read_labelled(
     :param path: the file.
     :param text: the column (the key) of texts.
     :param label: that of labels: finite numbers, or with ``classes`` anything that names a class.
-    :param id: that of names; default: the row of the file.
-    :param classes: whether labels are classes, numbered in the order of their names (of whole
-        numbers, if all are).
+    :param id: that of names; default: the line of the file.
+    :param classes: whether labels are classes, numbered in the order of their names (of their
+        values, if all are whole numbers).
     :param label_range: the least and the greatest number that a label may be.
     :param tokenize: text -> words; default: cut at spaces. For prose: :func:`split_words`.
     :raises FileNotFoundError: if there is no such file.
@@ -188,106 +205,75 @@ def read_labelled(
         is no finite number or out of range.
     """
     path = Path(path)
-    readers = {".csv": _csv_rows, ".jsonl": _json_rows}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"Expected a .csv or .jsonl file, got {path}.")
+    if label_range is not None and not label_range[0] <= label_range[1]:
+        raise ValueError(f"Expected label_range of (least, greatest), got {label_range}.")
     texts: list[tuple[str, ...]] = []
-    labels: list[Any] = []
+    labels: list[float] = []
+    names: list[str] = []
     ids: list[str] = []
-    with _naming(path):
-        for row, cells in readers[path.suffix.lower()](path, text, label, id):
-            words = tuple(tokenize(cells[0]))
-            _check_words(words, f"column {text!r} in row {row}")
-            texts.append(words)
-            labels.append(_label(cells[1], label, row, classes, label_range))
-            ids.append(str(row) if cells[2] is None else cells[2])
+    with naming(path):
+        for line, cells in named_rows(path, [text, label, *([] if id is None else [id])]):
+            texts.append(_words(cells[0], text, line, tokenize))
+            if classes:
+                names.append(_class_name(cells[1], label, line))
+            if not classes or label_range is not None:
+                labels.append(_finite(cells[1], label, line, label_range))
+            ids.append(str(line) if id is None else str(cells[2]).strip())
         if not texts:
             raise ValueError("Expected documents, got none.")
     if not classes:
-        return Documents(tuple(texts), torch.tensor(labels, dtype=torch.float64), tuple(ids))
-    names = sorted(set(labels), key=_class_order(labels))
-    numbers = torch.tensor([names.index(value) for value in labels])
-    return Documents(tuple(texts), numbers, tuple(ids), classes=tuple(names))
+        values = torch.tensor(labels, dtype=torch.float64, device="cpu")
+        return Documents(tuple(texts), values, tuple(ids))
+    known = sorted(set(names), key=_class_order(names))
+    numbers = torch.tensor([known.index(name) for name in names], device="cpu")
+    return Documents(tuple(texts), numbers, tuple(ids), classes=tuple(known))
 
 
-Row = tuple[int, tuple[str, Any, str | None]]  # row of the file; text, label, name
+def _words(text: Any, column: str, line: int, tokenize: Tokenize) -> tuple[str, ...]:
+    """Return the words of a text."""
+    if not isinstance(text, str):
+        raise ValueError(f"Expected {column!r} to be text, got {shown(text)} in line {line}.")
+    words = tuple(tokenize(text))
+    _check_words(words, f"line {line}")
+    return words
 
 
-def _csv_rows(path: Path, text: str, label: str, id: str | None) -> Iterator[Row]:
-    header, rows = checked_records(path)
-    places = [find_column(header, text), find_column(header, label)]
-    named = None if id is None else find_column(header, id)
-    for row, cells in rows:
-        name = None if named is None else cells[named].strip()
-        yield row, (cells[places[0]], cells[places[1]].strip(), name)
-
-
-def _json_rows(path: Path, text: str, label: str, id: str | None) -> Iterator[Row]:
-    for row, line in enumerate(lines(read_text(path)), start=1):
-        if not line.strip():
-            continue
-        try:
-            found = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"Expected a JSON object, got {error.msg} at column {error.colno} of row {row}."
-            ) from None
-        if not isinstance(found, dict):
-            raise ValueError(f"Expected a JSON object, got {_shown(found)} in row {row}.")
-        for key in (text, label, *([] if id is None else [id])):
-            if key not in found:
-                raise ValueError(f"Expected a key {key!r}, got none in row {row}.")
-        if not isinstance(found[text], str):
-            raise ValueError(
-                f"Expected {text!r} to be a string, got {_shown(found[text])} in row {row}."
-            )
-        yield row, (found[text], found[label], None if id is None else str(found[id]))
-
-
-def _label(value: Any, column: str, row: int, classes: bool, limits: Range | None) -> Any:
-    """Return a label as a number, or as the name of a class."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if classes:
-        name = str(value).strip()
-        if not (number or isinstance(value, str)) or not name:
-            raise ValueError(
-                f"Expected a class in column {column!r}, got {_shown(value)} in row {row}."
-            )
-        if limits is None:
-            return name
-        value, number = name, False
-    if not number and not isinstance(value, str):
+def _finite(value: Any, column: str, line: int, limits: Range | None) -> float:
+    """Return a label that is a number, as JSON has it or as text."""
+    number = _number(str(value)) if not isinstance(value, bool) else None
+    if number is None:
         raise ValueError(
-            f"Expected a finite number in column {column!r}, got {_shown(value)} in row {row}."
+            f"Expected {column!r} to be a finite number, got {shown(value)} in line {line}."
         )
-    found = finite_number(str(value), column, row)
-    if limits is not None and not limits[0] <= found <= limits[1]:
-        raise ValueError(f"Expected labels in {limits[0]}..{limits[1]}, got {value} in row {row}.")
-    return value if classes else found
+    if limits is not None and not limits[0] <= number <= limits[1]:
+        raise ValueError(
+            f"Expected {column!r} in {limits[0]}..{limits[1]}, got {value} in line {line}."
+        )
+    return number
+
+
+def _class_name(value: Any, column: str, line: int) -> str:
+    """Return a label that names a class, text or a number."""
+    name = str(value).strip() if isinstance(value, (str, int, float)) else ""
+    if not name or isinstance(value, bool):
+        raise ValueError(f"Expected {column!r} to name a class, got {shown(value)} in line {line}.")
+    return name
 
 
 def _class_order(names: Sequence[str]) -> Callable[[str], Any]:
     """Order by value if all names are whole numbers, else by the alphabet."""
-    whole = all(re.fullmatch(r"[+-]?\d+", name) for name in names)
-    return int if whole else str
+    return int if all(re.fullmatch(r"[+-]?\d{1,18}", name) for name in names) else str
+
+
+def _number(text: str) -> float | None:
+    """Return the finite number that a text stands for, if any."""
+    try:
+        value = float(text) if "_" not in text else math.nan  # float() reads "1_0" as 10
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _check_words(words: Sequence[str], where: str) -> None:
     if not words:
         raise ValueError(f"Expected a text of at least one word, got none in {where}.")
-
-
-def _shown(value: Any) -> str:
-    written = json.dumps(value, ensure_ascii=False)
-    return written if len(written) <= 40 else written[:37] + "..."
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Add the file to messages that do not name it."""
-    try:
-        yield
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{str(error).removesuffix('.')}: {path}.") from error

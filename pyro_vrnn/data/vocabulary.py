@@ -44,31 +44,36 @@ class Vocabulary:
             raise ValueError(f"Expected different words, got {twice!r} more than once.")
 
     @classmethod
-    def from_tokens(cls, tokens: Iterable[str], max_size: int | None = None) -> Vocabulary:
+    def from_tokens(
+        cls, tokens: Iterable[str], max_size: int | None = None, *, unknown: bool = False
+    ) -> Vocabulary:
         """
         Return the words of a text, the most frequent first and the alphabet where counts are equal.
 
         :param tokens: the text.
-        :param max_size: keep the most frequent words only, with ``<unk>`` for the others and, if
-            it occurs, ``<eos>`` always among them.
-        :raises ValueError: if the text is empty.
+        :param max_size: keep so many words: ``<eos>``, if it occurs, ``<unk>`` for the words that
+            are left out, and the most frequent; default: all words.
+        :param unknown: whether ``<unk>`` is a word even if nothing is left out; where it does not
+            occur in the text, it is the last.
+        :raises ValueError: if the text is empty, or max_size leaves no room.
         """
-        return cls.from_counts(Counter(tokens), max_size)
+        return cls.from_counts(Counter(tokens), max_size, unknown=unknown)
 
     @classmethod
-    def from_counts(cls, counts: Mapping[str, int], max_size: int | None = None) -> Vocabulary:
-        """Return the vocabulary of a text whose words have these counts; see `from_tokens`."""
-        ordered = sorted(counts, key=lambda word: (-counts[word], word))
-        if max_size is None or len(ordered) <= check_positive_int("max_size", max_size):
-            return cls(tuple(ordered))
-        kept = {cls.UNK} | ({cls.EOS} & counts.keys())
-        if max_size < len(kept):
+    def from_counts(
+        cls, counts: Mapping[str, int], max_size: int | None = None, *, unknown: bool = False
+    ) -> Vocabulary:
+        """Return the vocabulary of words with these counts in a text; see :meth:`from_tokens`."""
+        if not counts:
+            raise ValueError("Expected a text of at least one word, got none.")
+        size = len(counts.keys() | {cls.UNK}) if unknown else len(counts)
+        if max_size is not None and check_positive_int("max_size", max_size) < size:
+            size, unknown = max_size, True
+        kept = ({cls.UNK} if unknown else set()) | (counts.keys() & {cls.EOS})
+        if size < len(kept):
             raise ValueError(f"Expected max_size of at least {len(kept)}, got {max_size}.")
-        for word in ordered:
-            if len(kept) == max_size:
-                break
-            kept.add(word)
-        # An <unk> that does not occur in the text comes last.
+        ordered = sorted(counts.keys() - kept, key=lambda word: (-counts[word], word))
+        kept.update(ordered[: size - len(kept)])
         return cls(tuple(sorted(kept, key=lambda word: (-counts.get(word, 0), word))))
 
     @cached_property
