@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
 from torch import Tensor
+
+
+class Windows(Protocol):
+    """What can be counted and run through, again and again."""
+
+    def __len__(self) -> int:
+        """Return how many windows there are."""
+
+    def __iter__(self) -> Iterator[Collection[Any]]:
+        """Yield them in order."""
 
 
 class Stateful(Protocol):
@@ -44,7 +54,7 @@ class CarriedState:
         one, as gradient accumulation does (the state it starts from is not there yet).
     """
 
-    def __init__(self, windows: Sequence[Any], module: Stateful) -> None:
+    def __init__(self, windows: Windows, module: Stateful) -> None:
         self.windows, self.module = windows, module
         self._position = 0  # windows given in this epoch
         self._resumed: tuple[int, Any] | None = None  # where the next epoch starts, if not at 0

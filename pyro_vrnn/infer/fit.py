@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from pyro_vrnn.shapes import check_choice, check_positive_float, check_positive_
 __all__ = ["FitResult", "OptimizerFn", "fit", "fit_loss"]
 
 SchedulerFn = Callable[[torch.optim.Optimizer], LRScheduler]
-MONITORS = {"expected_log_likelihood": 1.0, "nll": -1.0, "loss": -1.0}  # 1: higher is better
+Scores = Callable[[], Mapping[str, float]]
+HIGHER_IS_BETTER = "expected_log_likelihood"
 
 
 def fit(
@@ -44,7 +45,7 @@ def fit(
     schedule: str = "epoch",
     accumulate: int = 1,
     kl_weight: float | Callable[[int], float] = 1.0,
-    validation: Iterable[Any] | None = None,
+    validation: Iterable[Any] | Scores | None = None,
     monitor: str = "expected_log_likelihood",
     validation_draws: int = 10,
     patience: int | None = None,
@@ -111,9 +112,11 @@ def fit(
     :param kl_weight: what the KL is multiplied by, a number or step -> number; 1 unless you want
         annealing or a tempered posterior. It is recorded, and the history's ELBO is without it.
     :param validation: held-out batches; after every epoch :func:`~pyro_vrnn.infer.held_out` scores
-        them. At the end the parameters of the best epoch are restored.
+        them. At the end the parameters of the best epoch are restored. Or a function without
+        arguments that returns scores of its own, name -> number, recorded under these names.
     :param str monitor: which score is best: ``"expected_log_likelihood"`` or ``"nll"``, per
-        observation. (The ELBO's KL belongs to the training data.)
+        observation. (The ELBO's KL belongs to the training data.) Of a function's scores it may be
+        any, and lower is better but for ``"expected_log_likelihood"``.
     :param int validation_draws: draws of the guide for a score.
     :param int patience: stop after so many epochs without a better score.
     :param str nonfinite: ``"stop"``, or ``"skip"`` to leave out updates with NaN or infinity in the
@@ -146,15 +149,19 @@ def fit(
                 f"Expected {name} to be a torch.nn.Module, got {type(module).__name__}; for plain "
                 "functions use pyro.infer.SVI."
             )
-    check_choice("monitor", monitor, ("expected_log_likelihood", "nll"))
+    own = ("expected_log_likelihood", "nll")
+    if not callable(validation):
+        check_choice("monitor", monitor, own)
     place = _check_common(optimizer, clip_norm, schedule, patience, nonfinite, validation, device)
     for module in (model, guide):
         module.to(place)
 
     def validate() -> dict[str, float]:
         assert validation is not None
+        if callable(validation):
+            return _checked_scores(validation(), monitor)
         scores = held_out(model, guide, validation, num_draws=validation_draws, device=place)
-        return {name: getattr(scores, name) for name in ("expected_log_likelihood", "nll")}
+        return {name: getattr(scores, name) for name in own}
 
     options = Options(
         num_epochs=check_positive_int("num_epochs", num_epochs),
@@ -163,7 +170,7 @@ def fit(
         schedule=schedule,
         validate=None if validation is None else validate,
         monitor="" if validation is None else monitor,
-        sign=MONITORS[monitor],
+        sign=1.0 if monitor == HIGHER_IS_BETTER else -1.0,
         patience=patience,
         callbacks=tuple(callbacks),
         seed=seed,
@@ -201,7 +208,8 @@ def fit_loss(
     scheduler: SchedulerFn | None = None,
     schedule: str = "epoch",
     accumulate: int = 1,
-    validation: Iterable[Any] | None = None,
+    validation: Iterable[Any] | Scores | None = None,
+    monitor: str = "held_out_loss",
     patience: int | None = None,
     nonfinite: str = "stop",
     callbacks: Sequence[Callable[[FitResult], Any]] = (),
@@ -234,7 +242,9 @@ def fit_loss(
     :param loss: a module whose call on a batch returns a scalar; it is trained as it is, in
         ``.train()`` mode or not.
     :param data: as for :func:`fit`, and so are the other parameters.
-    :param validation: held-out batches, whose mean loss in ``.eval()`` mode is the score.
+    :param validation: held-out batches, whose mean loss in ``.eval()`` mode is the score
+        ``"held_out_loss"``; or a function of scores, as for :func:`fit`.
+    :param str monitor: which of a function's scores is best.
     :returns: the history; its ``loss`` and ``epoch_loss`` are what the module returned.
     :raises TypeError: if an argument or a batch is of another type than said here.
     :raises ValueError: as :func:`fit`.
@@ -242,11 +252,15 @@ def fit_loss(
     """
     if not isinstance(loss, torch.nn.Module):
         raise TypeError(f"Expected loss to be a torch.nn.Module, got {type(loss).__name__}.")
+    if not callable(validation):
+        check_choice("monitor", monitor, ("held_out_loss",))
     place = _check_common(optimizer, clip_norm, schedule, patience, nonfinite, validation, device)
     loss.to(place)
 
     def validate() -> dict[str, float]:
         assert validation is not None
+        if callable(validation):
+            return _checked_scores(validation(), monitor)
         return {"held_out_loss": _mean_loss(loss, Batches(validation, place))}
 
     options = Options(
@@ -255,8 +269,8 @@ def fit_loss(
         scheduler=scheduler,
         schedule=schedule,
         validate=None if validation is None else validate,
-        monitor="" if validation is None else "held_out_loss",
-        sign=-1.0,
+        monitor="" if validation is None else monitor,
+        sign=1.0 if monitor == HIGHER_IS_BETTER else -1.0,
         patience=patience,
         callbacks=tuple(callbacks),
         seed=seed,
@@ -291,7 +305,7 @@ def _check_common(
     if isinstance(validation, (Dataset, Iterator)):
         raise TypeError(
             "Expected validation in batches that can be run through after every epoch, such as a "
-            f"list or a DataLoader, got {type(validation).__name__}."
+            f"list or a DataLoader, or a function of scores, got {type(validation).__name__}."
         )
     if patience is not None:
         check_positive_int("patience", patience)
@@ -306,6 +320,22 @@ def _check_every(every: int | None, folder: Any) -> int | None:
     if folder is None:
         raise ValueError(f"Expected checkpoint_dir beside checkpoint_every={every}, got None.")
     return check_positive_int("checkpoint_every", every)
+
+
+def _checked_scores(scores: Any, monitor: str) -> dict[str, float]:
+    """Return the scores of a function, or refuse them."""
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            f"Expected validation to return scores by name, got {type(scores).__name__}."
+        )
+    if monitor not in scores:
+        raise ValueError(
+            f"Expected validation to return {monitor!r}, the score in monitor, got "
+            f"{', '.join(map(repr, scores)) or 'none'}."
+        )
+    if "loss" in scores:
+        raise ValueError("Expected scores of other names than 'loss', the training's own, got it.")
+    return {str(name): float(value) for name, value in scores.items()}
 
 
 @torch.no_grad()

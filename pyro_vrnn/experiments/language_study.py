@@ -1,0 +1,152 @@
+"""Runs of the language-model experiments."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from pyro_vrnn.data.corpus import Corpus
+from pyro_vrnn.data.streams import StreamWindows
+from pyro_vrnn.experiments.study_config import LanguageConfig
+from pyro_vrnn.experiments.study_networks import Bayesian, Trainee, language
+from pyro_vrnn.experiments.study_run import CHECKPOINTS, EpochLine, RunFile, Study, data_facts
+from pyro_vrnn.infer.carried_state import CarriedState
+from pyro_vrnn.runs import set_seed
+
+EVALUATION_WINDOW = 500  # steps of the one stream that is scored
+TRAIN_SAMPLE = 20_000  # first tokens of the training text, scored as the held-out texts are
+MONITOR = "valid_nll"
+
+
+def run_language(study: Study, corpus: Corpus) -> dict[str, Any]:
+    """
+    Train a language model and score it; the same call goes on where it was interrupted.
+
+    After every epoch the validation and test texts, and the first part of the training text, are
+    scored at the means of the weights, and the run's JSON is written. The best epoch is that of the lowest validation score; its weights are
+    scored at the end, by their means and by an average over draws.
+
+    :param Study study: what is asked for; its configuration is a :class:`LanguageConfig`.
+    :param Corpus corpus: the texts.
+    :returns: what stands in the JSON.
+    :raises ValueError: if the folder is another run's, or the training text is too short.
+    """
+    config = study.config
+    assert isinstance(config, LanguageConfig)
+    eos = corpus.vocabulary.index[corpus.vocabulary.EOS]
+    train = first_lines(corpus.train, eos, config.max_train_lines)
+    windows = StreamWindows(train, config.batch_size, config.window)
+    texts = {"valid": corpus.valid, "test": corpus.test}
+    file = RunFile(study, data_facts(train=train, **texts))
+    done = file.finished()
+    if done is not None:
+        return done
+    scored = {
+        name: StreamWindows(ids, 1, EVALUATION_WINDOW, start=eos)
+        for name, ids in {"train": train[:TRAIN_SAMPLE], **texts}.items()
+    }
+    set_seed(study.seed)
+    tokens = windows.num_targets
+    trainee = language(config, study.method, len(corpus.vocabulary), tokens)
+    result = _train(study, config, trainee, windows, scored, file)
+    metrics = _metrics(study, trainee, scored)
+    return file.write(result, metrics, finished=True)
+
+
+def first_lines(ids: Tensor, eos: int, count: int | None) -> Tensor:
+    """Return the text up to its ``count``-th ``<eos>``; all of it for None."""
+    if count is None:
+        return ids
+    ends = (ids == eos).nonzero().flatten()
+    return ids if len(ends) <= count else ids[: int(ends[count - 1]) + 1]
+
+
+def _train(
+    study: Study,
+    config: LanguageConfig,
+    trainee: Trainee,
+    windows: StreamWindows,
+    scored: dict[str, StreamWindows],
+    file: RunFile,
+) -> Any:
+    # From the recipe's loss, a sum over the steps of a window, to nats over the whole data.
+    unit = config.window / windows.num_targets
+    line = EpochLine(file, windows.num_targets, "tokens")
+    score = EpochScores(study, trainee, scored, line)
+    data: Any = CarriedState(windows, trainee.keeper) if config.carry_state else windows
+    if not config.carry_state:
+        data = list(windows)
+    return trainee.train(
+        data,
+        num_epochs=config.num_epochs,
+        optimizer=partial(torch.optim.SGD, lr=config.learning_rate * unit),
+        scheduler=partial(LambdaLR, lr_lambda=partial(_rate, config=config)),
+        clip_norm=config.clip_norm / unit,
+        validation=score,
+        monitor=MONITOR,
+        callbacks=[line],
+        seed=study.seed,
+        device=study.device,
+        checkpoint_dir=study.folder / CHECKPOINTS,
+        checkpoint_every=200,
+        keep_last=1,
+        progress=study.progress,
+    )
+
+
+def _rate(epoch: int, config: LanguageConfig) -> float:
+    return config.decay ** -max(0, epoch + 1 - config.decay_after)
+
+
+class EpochScores:
+    """The scores after an epoch: nats a token at the means of the weights, seconds of training."""
+
+    def __init__(
+        self,
+        study: Study,
+        trainee: Trainee,
+        scored: dict[str, StreamWindows],
+        line: EpochLine,
+    ) -> None:
+        self.study, self.trainee, self.scored, self.line = study, trainee, scored, line
+        self._since = time.perf_counter()
+
+    def __call__(self) -> dict[str, float]:
+        """Score now."""
+        seconds = time.perf_counter() - self._since
+        network = self.trainee.mean_network()
+        found = {
+            f"{name}_nll": stream_nll(network, windows, self.study.device)
+            for name, windows in self.scored.items()
+        }
+        if not isinstance(self.trainee, Bayesian):
+            network.train()
+        self._since = time.perf_counter()
+        return {**found, "seconds": seconds}
+
+
+@torch.no_grad()
+def stream_nll(network: torch.nn.Module, windows: StreamWindows, device: str) -> float:
+    """Return nats a token of a text under a network, its state carried from window to window."""
+    total, state = 0.0, None
+    for x, y in windows:
+        logits = network(x.to(device), state=state)
+        state = network.state
+        flat, targets = logits.flatten(0, 1), y.to(device).flatten()
+        total += float(torch.nn.functional.cross_entropy(flat, targets, reduction="sum"))
+    return total / windows.num_targets
+
+
+def _metrics(study: Study, trainee: Trainee, scored: dict[str, StreamWindows]) -> dict[str, Any]:
+    network = trainee.mean_network()
+    metrics: dict[str, Any] = {
+        f"{name}_perplexity": math.exp(stream_nll(network, windows, study.device))
+        for name, windows in scored.items()
+    }
+    return metrics
