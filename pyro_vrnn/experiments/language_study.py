@@ -29,8 +29,9 @@ def run_language(study: Study, corpus: Corpus) -> dict[str, Any]:
     Train a language model and score it; the same call goes on where it was interrupted.
 
     After every epoch the validation and test texts, and the first part of the training text, are
-    scored at the means of the weights, and the run's JSON is written. The best epoch is that of the lowest validation score; its weights are
-    scored at the end, by their means and by an average over draws.
+    scored at the means of the weights, and the run's JSON is written. The best epoch is that of the
+    lowest validation score; its weights are scored at the end, by their means and by an average
+    over draws.
 
     :param Study study: what is asked for; its configuration is a :class:`LanguageConfig`.
     :param Corpus corpus: the texts.
