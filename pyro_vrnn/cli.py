@@ -219,6 +219,54 @@ def predict(
     typer.echo(f"table: {done.path}")
 
 
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="ptb-fifth, ptb-small, ..., sentiment-gru.")],
+    data: Annotated[Path, typer.Option(help="Folder of the texts or reviews, or a file of them.")],
+    method: Annotated[str, typer.Option(help="none, dropout or svi.")] = "svi",
+    out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    epochs: Annotated[int | None, typer.Option(help="Instead of the configuration's.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Draws for the last scores, instead of the configuration's.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    progress: Progress = True,
+) -> None:
+    """Run one of the paper's experiments by one method; the same command goes on with it."""
+    from pyro_vrnn.experiments.compare import table
+    from pyro_vrnn.experiments.studies import run_experiment
+
+    folder, found = run_experiment(
+        name,
+        data,
+        method=method,
+        seed=seed,
+        out=out,
+        device=device,
+        num_epochs=epochs,
+        num_samples=samples,
+        progress=progress,
+    )
+    typer.echo(table([found]))
+    typer.echo(f"run: {folder / 'run.json'}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Runs, their folders, or a folder of runs.")],
+    figure: Annotated[Path, typer.Option(help="Where the learning curves are drawn.")] = Path(
+        "compare.png"
+    ),
+) -> None:
+    """Print a table of runs and draw their learning curves, train and test."""
+    from pyro_vrnn.experiments.compare import draw_curves, read_runs, table
+
+    found = read_runs(runs)
+    typer.echo(table(found))
+    typer.echo(f"figure: {draw_curves(found, figure)}")
+
+
 def main() -> None:
     """Run the command line; a refused argument is one line on stderr and exit status 2."""
     # As an exception, so that half-made files are cleared away on the way out.

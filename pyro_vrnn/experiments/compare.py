@@ -1,0 +1,169 @@
+"""Runs of experiments side by side: a table, and their learning curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyro_vrnn.experiments.study_config import METHOD_TEXTS
+from pyro_vrnn.experiments.study_run import LAYOUT, RUN
+from pyro_vrnn.files import write_atomic
+
+Run = dict[str, Any]
+Curve = list[float]
+
+# Of each kind of experiment: the score, and how a value of the curve becomes it.
+_SCORES: dict[str, tuple[str, str, Callable[[float], float]]] = {
+    "language": ("perplexity", "nll", math.exp),
+    "sentiment": ("RMSE", "rmse", float),
+}
+PARTS = ("train", "valid", "test")
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """
+    Read runs, from their files or folders, in the order of experiment, method and seed.
+
+    A folder without a ``run.json`` is searched for runs one level down.
+
+    :raises FileNotFoundError: if a path has no run.
+    :raises ValueError: if a file is none of a run, or no path is given.
+    """
+    files = [file for path in paths for file in _files(Path(path))]
+    if not files:
+        raise ValueError("Expected at least one run, got none.")
+    order = list(METHOD_TEXTS)
+    runs = [_read(file) for file in dict.fromkeys(files)]
+    return sorted(runs, key=lambda r: (r["experiment"], order.index(r["method"]), r["seed"]))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = [path / RUN] if (path / RUN).is_file() else sorted(path.glob(f"*/{RUN}"))
+    found = found or sorted(path.glob("*.json"))
+    if not found:
+        raise FileNotFoundError(f"Expected a run ({RUN}) in {path}, got none.")
+    return found
+
+
+def _read(path: Path) -> Run:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}, got {error}.") from error
+    if not isinstance(found, dict) or found.get("layout") != LAYOUT or "curve" not in found:
+        raise ValueError(f"Expected a run of an experiment (layout {LAYOUT}) in {path}.")
+    return found
+
+
+def score_of(run: Run) -> str:
+    """Return the name of a run's score: ``"perplexity"`` or ``"RMSE"``."""
+    return _kind(run)[0]
+
+
+def _kind(run: Run) -> tuple[str, str, Callable[[float], float]]:
+    kind = "sentiment" if "test_rmse" in run["curve"] else "language"
+    return _SCORES[kind]
+
+
+def curves(run: Run) -> dict[str, Curve]:
+    """Return the score after every epoch, at the means of the weights: train, valid, test."""
+    _, name, convert = _kind(run)
+    return {
+        part: [convert(value) for value in run["curve"][f"{part}_{name}"]]
+        for part in PARTS
+        if f"{part}_{name}" in run["curve"]
+    }
+
+
+def table(runs: Iterable[Run]) -> str:
+    """
+    Return a text table, a run in each row.
+
+    Scores are those of the best epoch at the means of the weights; "MC" is the average over draws.
+    The best epoch is chosen by the validation text, where there is one.
+    """
+    rows = [["experiment", "method", "seed", "epochs", "best", *PARTS, "MC test", "S", "hours"]]
+    for run in runs:
+        by_part, metrics = curves(run), run["metrics"]
+        best = run["best_epoch"]
+        mc = metrics.get("mc_test_perplexity", metrics.get("mc_test_rmse"))
+        rows.append(
+            [
+                f"{run['experiment']} ({score_of(run)})",
+                METHOD_TEXTS[run["method"]] + ("" if run["finished"] else ", unfinished"),
+                str(run["seed"]),
+                str(len(run["curve"]["train_loss"])),
+                "" if best is None else str(best + 1),
+                *(
+                    _number(by_part[part][best]) if part in by_part and best is not None else ""
+                    for part in PARTS
+                ),
+                "" if mc is None else _number(mc),
+                str(metrics.get("num_samples", "")),
+                f"{run['wall_time'] / 3600:.2f}",
+            ]
+        )
+    return _aligned(rows)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.4f}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    texts = 2  # columns on the left
+    return "\n".join(
+        "  ".join(
+            f"{cell:<{width}}" if k < texts else f"{cell:>{width}}"
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def draw_curves(runs: Sequence[Run], path: str | Path) -> Path:
+    """
+    Draw train and test scores by epoch, a panel for each experiment, a colour for each method.
+
+    :param path: of the picture; its suffix says the format.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(run["experiment"] for run in runs))
+    figure = Figure(figsize=(5.5 * len(names), 4.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        _draw_panel(axes, name, [run for run in runs if run["experiment"] == name])
+    return write_atomic(path, lambda aside: figure.savefig(aside, dpi=120))
+
+
+def _draw_panel(axes: Any, name: str, runs: Sequence[Run]) -> None:
+    labelled: set[str] = set()
+    for run in runs:
+        color = f"C{list(METHOD_TEXTS).index(run['method'])}"
+        label = METHOD_TEXTS[run["method"]] if run["method"] not in labelled else None
+        labelled.add(run["method"])
+        by_part = curves(run)
+        epochs = range(1, len(by_part["test"]) + 1)
+        axes.plot(epochs, by_part["test"], color=color, lw=1.8, label=label)
+        axes.plot(epochs, by_part["train"], color=color, lw=1.1, ls="--")
+        if run["best_epoch"] is not None:
+            best = run["best_epoch"]
+            axes.plot(best + 1, by_part["test"][best], "o", color=color, ms=5)
+    axes.plot([], [], color="0.3", ls="--", lw=1.1, label="training data, means of the weights")
+    axes.plot([], [], color="0.3", lw=1.8, label="test data, likewise")
+    score = score_of(runs[0])
+    if score == "perplexity":
+        axes.set_yscale("log")
+        ticks = [50, 100, 150, 200, 250, 300, 400, 500, 700, 1000]
+        low, high = axes.get_ylim()
+        axes.set_yticks([t for t in ticks if low <= t <= high])
+        axes.set_yticklabels([str(t) for t in ticks if low <= t <= high])
+        axes.minorticks_off()
+    axes.set(xlabel="epoch", ylabel=score, title=name)
+    axes.legend(fontsize="small")
