@@ -104,6 +104,7 @@ class Run(StoredRun):
         self.interrupts.deliver()
 
     def _end_epoch(self) -> None:
+        self.at.ended = True
         losses = self.result.steps.since("loss", self.at.first_step)
         scores = {"loss": math.fsum(losses) / len(losses) if losses else math.nan}
         self.result.steps_per_epoch = len(losses)

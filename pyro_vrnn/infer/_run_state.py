@@ -64,6 +64,7 @@ class Position:
     step: int = 0
     epoch: int = 0
     batch: int = 0  # batches of the epoch that are done
+    ended: bool = False  # whether that is all of them
     first_step: int = 0  # of the epoch
     best: float = -math.inf
     bad_epochs: int = 0
@@ -93,7 +94,7 @@ class StoredRun:
 
     def _mark_start(self) -> None:
         """Keep what an epoch starts with."""
-        self.at.first_step, self.at.batch = self.at.step, 0
+        self.at.first_step, self.at.batch, self.at.ended = self.at.step, 0, False
         self.at.rng, self.at.generators = rng_state(), self.batches.generator_states()
         self._data_at_start = self.batches.state()
 
@@ -143,7 +144,8 @@ class StoredRun:
             tensors |= {f"{name}/{key}": value for key, value in own.items()}
             facts[name] = own_facts
         facts["position"] = {
-            name: getattr(self.at, name) for name in ("epoch", "batch", "first_step", "bad_epochs")
+            name: getattr(self.at, name)
+            for name in ("epoch", "batch", "ended", "first_step", "bad_epochs")
         }
         facts["position"]["best"] = None if math.isinf(self.at.best) else self.at.best
         facts["layout"] = LAYOUT
@@ -220,6 +222,7 @@ class StoredRun:
             step=found.step,
             epoch=place["epoch"],
             batch=place["batch"],
+            ended=place.get("ended", False),  # not in files from before it was there
             first_step=place["first_step"],
             bad_epochs=place["bad_epochs"],
             best=-math.inf if place["best"] is None else place["best"],
@@ -254,6 +257,9 @@ class StoredRun:
                 stacklevel=2,
             )
             self.at.batch = 0
+        if self.at.ended and self.batches.is_stateful:
+            set_rng_state(_below(found, "rng"), found.facts["rng"])
+            return iter(())
         iterator = iter(self.batches.epoch())
         skip = self.at.batch if found.step == 0 or not self.batches.is_stateful else 0
         # Step 0 was saved after its batch was read, the others before.

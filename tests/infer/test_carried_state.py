@@ -130,3 +130,23 @@ def test_a_window_before_the_last_one_was_run_is_refused() -> None:
             loss, CarriedState(windows(), loss), num_epochs=1, optimizer=SGD, accumulate=2,
             progress=False,
         )  # fmt: skip
+
+
+def test_a_run_that_broke_off_in_its_validation_does_not_train_the_epoch_again(
+    tmp_path: Path,
+) -> None:
+    failures = [False, True]
+
+    def score() -> dict[str, float]:
+        if failures and failures.pop(0):
+            raise RuntimeError("power cut")
+        return {"held_out_loss": 1.0}
+
+    def run(folder: Path) -> tuple[list[float], Any]:
+        return trained(folder, bayesian=False, num_epochs=3, validation=score)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "a")
+    losses, _ = run(tmp_path / "a")
+    assert len(losses) == 3 * WINDOWS
+    assert losses == run(tmp_path / "b")[0]
