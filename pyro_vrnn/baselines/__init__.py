@@ -1,6 +1,7 @@
 """What the Bayesian networks are compared with: dropout in plain torch, and a forecast's floor."""
 
 from pyro_vrnn.baselines.embedding import Embedding
+from pyro_vrnn.baselines.function_draw import function_draw, mean_network
 from pyro_vrnn.baselines.language import LanguageNetwork
 from pyro_vrnn.baselines.linear import Linear
 from pyro_vrnn.baselines.losses import GaussianLoss, LanguageLoss, SoftmaxLoss
@@ -24,7 +25,9 @@ __all__ = [
     "SequenceNetwork",
     "SoftmaxLoss",
     "decay_groups",
+    "function_draw",
     "l2_penalty",
     "length_scale_weight_decay",
     "mc_samples",
+    "mean_network",
 ]

@@ -13,6 +13,11 @@ from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.held_out import HeldOut, held_out
 from pyro_vrnn.infer.initialization import init_to_module
+from pyro_vrnn.infer.language_scores import (
+    LanguageScores,
+    score_language,
+    score_language_network,
+)
 from pyro_vrnn.infer.posterior_files import load_posterior, posterior_facts, save_posterior
 from pyro_vrnn.infer.predict import Prediction, predict
 from pyro_vrnn.infer.training_state import (
@@ -36,6 +41,7 @@ __all__ = [
     "FitResult",
     "GuideSite",
     "HeldOut",
+    "LanguageScores",
     "NearSpike",
     "Prediction",
     "TraceExactKL_ELBO",
@@ -52,4 +58,6 @@ __all__ = [
     "predict",
     "save_posterior",
     "scheduler_state",
+    "score_language",
+    "score_language_network",
 ]
