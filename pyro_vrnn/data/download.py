@@ -8,9 +8,9 @@ import os
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.response import addinfourl
 
@@ -45,6 +45,11 @@ def download(url: str, path: str | Path, *, sha256: str, progress: bool = True) 
     scheme = urlsplit(url).scheme.lower()
     if scheme not in SCHEMES:
         raise ValueError(f"Expected an address with {', '.join(SCHEMES)}, got {url!r}.")
+    if not re.fullmatch(r"[!-~]+", url):
+        raise ValueError(
+            f"Expected an address of ASCII characters without spaces, got {url!r}: write the "
+            "others as %XX."
+        )
     wanted = sha256.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", wanted):
         raise ValueError(f"Expected sha256 of 64 hexadecimal digits, got {sha256!r}.")
@@ -62,7 +67,9 @@ def download(url: str, path: str | Path, *, sha256: str, progress: bool = True) 
     found = file_sha256(part)
     if found != wanted:
         part.unlink()
-        raise ValueError(f"Expected {url} to have SHA-256 {wanted}, got {found}: removed.")
+        raise ValueError(
+            f"Expected {url} to have SHA-256 {wanted}, got {found}: what came is not kept."
+        )
     part.replace(path)
     return path
 
@@ -80,8 +87,7 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
     if response is None:  # the part is as long as the file or longer: its checksum will tell
         return
     with response:
-        if not _goes_on(response, done):
-            done = 0
+        done = _first_byte(response, done, url)
         length = response.headers.get("Content-Length")
         total = None if length is None else done + int(length)
         with (
@@ -129,7 +135,7 @@ def _open(url: str, done: int) -> Response | None:
         raise ConnectionError(f"Expected to reach {url}, got: {reason}.") from None
 
 
-def _opener() -> Any:
+def _opener() -> urllib.request.OpenerDirector:
     """Return an opener that follows no address out of ``SCHEMES``."""
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -146,13 +152,18 @@ def _opener() -> Any:
     return opener
 
 
-def _goes_on(response: Response, done: int) -> bool:
-    """Tell whether an answer begins at byte ``done``, not at the file's beginning."""
+def _first_byte(response: Response, done: int, url: str) -> int:
+    """Return the byte that an answer begins at: ``done``, or 0 if all is sent again."""
+    if response.status != 206:
+        return 0
     span = response.headers.get("Content-Range", "")
-    return response.status == 206 and span.startswith(f"bytes {done}-")
+    if not re.match(rf"bytes {done}-", span):
+        raise ConnectionError(f"Expected {url} from byte {done} on, got {span or 'no range'}.")
+    return done
 
 
-def _blocks(response: Response, url: str, part: Path) -> Any:
+def _blocks(response: Response, url: str, part: Path) -> Iterator[bytes]:
+    """Give what arrives."""
     while True:
         try:
             block = response.read(_CHUNK)
