@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from functools import partial
 from typing import Any
@@ -11,12 +10,18 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from pyro_vrnn.baselines import LanguageNetwork
 from pyro_vrnn.data.corpus import Corpus
 from pyro_vrnn.data.streams import StreamWindows
 from pyro_vrnn.experiments.study_config import LanguageConfig
 from pyro_vrnn.experiments.study_networks import Bayesian, Trainee, language
 from pyro_vrnn.experiments.study_run import CHECKPOINTS, EpochLine, RunFile, Study, data_facts
 from pyro_vrnn.infer.carried_state import CarriedState
+from pyro_vrnn.infer.language_scores import (
+    LanguageScores,
+    score_language,
+    score_language_network,
+)
 from pyro_vrnn.runs import set_seed
 
 EVALUATION_WINDOW = 500  # steps of the one stream that is scored
@@ -79,7 +84,6 @@ def _train(
     # From the recipe's loss, a sum over the steps of a window, to nats over the whole data.
     unit = config.window / windows.num_targets
     line = EpochLine(file, windows.num_targets, "tokens")
-    score = EpochScores(study, trainee, scored, line)
     data: Any = CarriedState(windows, trainee.keeper) if config.carry_state else windows
     if not config.carry_state:
         data = list(windows)
@@ -89,7 +93,7 @@ def _train(
         optimizer=partial(torch.optim.SGD, lr=config.learning_rate * unit),
         scheduler=partial(LambdaLR, lr_lambda=partial(_rate, config=config)),
         clip_norm=config.clip_norm / unit,
-        validation=score,
+        validation=EpochScores(trainee, scored),
         monitor=MONITOR,
         callbacks=[line],
         seed=study.seed,
@@ -108,46 +112,51 @@ def _rate(epoch: int, config: LanguageConfig) -> float:
 class EpochScores:
     """The scores after an epoch: nats a token at the means of the weights, seconds of training."""
 
-    def __init__(
-        self,
-        study: Study,
-        trainee: Trainee,
-        scored: dict[str, StreamWindows],
-        line: EpochLine,
-    ) -> None:
-        self.study, self.trainee, self.scored, self.line = study, trainee, scored, line
+    def __init__(self, trainee: Trainee, scored: dict[str, StreamWindows]) -> None:
+        self.trainee, self.scored = trainee, scored
         self._since = time.perf_counter()
 
     def __call__(self) -> dict[str, float]:
         """Score now."""
         seconds = time.perf_counter() - self._since
-        network = self.trainee.mean_network()
         found = {
-            f"{name}_nll": stream_nll(network, windows, self.study.device)
+            f"{name}_nll": score(self.trainee, windows, draws="mean", progress=False).nats_per_token
             for name, windows in self.scored.items()
         }
-        if not isinstance(self.trainee, Bayesian):
-            network.train()
         self._since = time.perf_counter()
         return {**found, "seconds": seconds}
 
 
-@torch.no_grad()
-def stream_nll(network: torch.nn.Module, windows: StreamWindows, device: str) -> float:
-    """Return nats a token of a text under a network, its state carried from window to window."""
-    total, state = 0.0, None
-    for x, y in windows:
-        logits = network(x.to(device), state=state)
-        state = network.state
-        flat, targets = logits.flatten(0, 1), y.to(device).flatten()
-        total += float(torch.nn.functional.cross_entropy(flat, targets, reduction="sum"))
-    return total / windows.num_targets
+def score(trainee: Trainee, windows: StreamWindows, **options: Any) -> LanguageScores:
+    """Score a text: under draws, or at the means of the weights with ``draws="mean"``."""
+    if isinstance(trainee, Bayesian):
+        return score_language(trainee.model, trainee.guide, windows, **options)
+    network = trainee.loss.network
+    assert isinstance(network, LanguageNetwork)
+    return score_language_network(network, windows, **options)
 
 
 def _metrics(study: Study, trainee: Trainee, scored: dict[str, StreamWindows]) -> dict[str, Any]:
-    network = trainee.mean_network()
+    """Score the best epoch: at the means, and by an average over draws that are held."""
     metrics: dict[str, Any] = {
-        f"{name}_perplexity": math.exp(stream_nll(network, windows, study.device))
+        f"{name}_perplexity": score(trainee, windows, draws="mean", progress=False).perplexity
         for name, windows in scored.items()
     }
+    if study.method == "none":
+        return metrics
+    metrics |= {"num_samples": study.config.num_samples, "draws": "held"}
+    for name, dropped in (("mc_test", True), ("mc_test_embedding_kept", False)):
+        found = score(
+            trainee,
+            scored["test"],
+            num_samples=study.config.num_samples,
+            embedding_dropout=dropped,
+            seed=study.seed,
+            progress=study.progress,
+        )
+        metrics |= {
+            f"{name}_perplexity": found.perplexity,
+            f"{name}_geometric_mean_perplexity": found.geometric_mean_perplexity,
+            f"{name}_finite_sample_bias": found.finite_sample_bias,
+        }
     return metrics
