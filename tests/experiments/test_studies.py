@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from pyro_vrnn.data.corpus import Corpus, read_corpus
+from pyro_vrnn.data.streams import StreamWindows
 from pyro_vrnn.experiments import compare, language_study, studies
 from pyro_vrnn.experiments.language_study import first_lines, run_language
+from pyro_vrnn.experiments.sentiment_study import Ratings, run_sentiment
 from pyro_vrnn.experiments.study_config import CONFIGS, METHODS, LanguageConfig, find_config
 from pyro_vrnn.experiments.study_networks import Bayesian, language, sentiment
 from pyro_vrnn.experiments.study_run import Study
@@ -94,8 +96,6 @@ def test_a_sentiment_run_writes_what_it_found(tmp_path: Path, method: str) -> No
     data = write_reviews(tmp_path / "reviews")
     config = small("sentiment-gru")
     pieces = studies.read_pieces(data, config)
-    from pyro_vrnn.experiments.sentiment_study import run_sentiment
-
     run = Study("sentiment-gru", config, method, 0, tmp_path / "run", progress=False)
     found = run_sentiment(run, pieces)
     assert set(found) >= FACTS
@@ -162,6 +162,59 @@ def test_every_configuration_of_a_language_model_makes_a_step(
     run = Study(name, config, method, 0, tmp_path / "run", progress=False)
     found = run_language(run, corpus)
     assert math.isfinite(found["metrics"]["test_perplexity"])
+
+
+@pytest.mark.parametrize("clip", [0.5, 100.0], ids=["clipped", "not clipped"])
+def test_training_makes_the_steps_of_the_recipe(
+    tmp_path: Path, corpus: Corpus, clip: float
+) -> None:
+    run = study(tmp_path / "run", "none", decay_after=1, clip_norm=clip)
+    config, corpus = run.config, replace(corpus, train=corpus.train[:581])
+    windows = StreamWindows(corpus.train, config.batch_size, config.window)
+    assert windows.num_targets % (config.batch_size * config.window) == 0
+    found = run_language(run, corpus)
+    torch.manual_seed(0)
+    trainee = language(config, "none", len(corpus.vocabulary), windows.num_targets)
+    network = trainee.loss.network
+    torch.manual_seed(0)
+    parameters, scores = list(network.parameters()), []
+    for epoch in range(2):
+        network.reset_state()
+        for x, y in windows:
+            logits = network(x, state=network.state)
+            loss = torch.nn.functional.cross_entropy(logits.mT, y, reduction="sum") / len(x)
+            gradients = torch.autograd.grad(loss, parameters)
+            norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter -= 1.2**-epoch * min(1.0, clip / norm) * gradient
+        eos = corpus.vocabulary.index["<eos>"]
+        valid = StreamWindows(corpus.valid, 1, 500, start=eos)
+        scores.append(language_study.score(trainee, valid, draws="mean").nats_per_token)
+    assert found["curve"]["valid_nll"] == pytest.approx(scores, rel=1e-4)
+
+
+def test_only_the_methods_with_dropout_drop(corpus: Corpus) -> None:
+    for name, build in (("ptb-fifth", language), ("sentiment-lstm", sentiment)):
+        args = (40, 1000) if name == "ptb-fifth" else (1000,)
+        probs = {
+            method: [
+                p
+                for layer in build(small(name), method, *args).loss.network.children()
+                for p in layer.drop_probs.values()
+            ]
+            for method in ("none", "dropout")
+        }
+        assert not any(probs["none"])
+        assert probs["dropout"].count(0.25) == len(probs["dropout"]) - (name != "ptb-fifth")
+
+
+def test_errors_of_ratings_are_in_their_own_units(tmp_path: Path) -> None:
+    pieces = studies.read_pieces(write_reviews(tmp_path / "r"), small("sentiment-lstm"))
+    data = Ratings(pieces)
+    constant = torch.zeros_like(data.test_y)
+    expected = (pieces.test_y - pieces.train_y.mean()).square().mean().sqrt().item()
+    assert data.raw_rmse(data.test_y, constant) == pytest.approx(expected, rel=1e-5)
 
 
 def test_schedules_are_those_of_the_literature() -> None:

@@ -71,6 +71,16 @@ def test_two_windows_with_the_state_are_one_text(cell: str) -> None:
     torch.testing.assert_close(run_with(model, values, x[:, :T]), first, rtol=0, atol=0)
 
 
+def test_the_state_in_training_has_no_graph() -> None:
+    torch.manual_seed(0)
+    model, x = build(), words(N, T)
+    guide = vrnn.infer.AutoSpikeAndSlab(model)
+    guide(x, x)
+    loss = vrnn.infer.TraceExactKL_ELBO().differentiable_loss(model, guide, x, x)
+    assert loss.requires_grad
+    assert not any(part.requires_grad for part in model.state)
+
+
 def test_a_call_without_state_starts_from_zeros_whatever_was_called_before() -> None:
     torch.manual_seed(0)
     model, x = build(), words(N, T)
