@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from pyro_vrnn.infer._batches import Batches, as_batches
+from pyro_vrnn.infer._evaluating import evaluating
 from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._interrupts import RUN_LOCK
 from pyro_vrnn.infer._run import Options, Run
@@ -340,13 +341,8 @@ def _checked_scores(scores: Any, monitor: str) -> dict[str, float]:
 
 @torch.no_grad()
 def _mean_loss(loss: torch.nn.Module, batches: Batches) -> float:
-    modes = {module: module.training for module in loss.modules()}
-    loss.eval()
-    try:
+    with evaluating(loss):
         values = [float(loss(*args, **kwargs)) for args, kwargs in batches.epoch()]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not values:
         raise ValueError("Expected held-out data of at least one batch, got none.")
     return sum(values) / len(values)

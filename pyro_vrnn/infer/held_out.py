@@ -11,9 +11,8 @@ averages probabilities over draws, never their logarithms.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +22,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.infer._batches import Batches
+from pyro_vrnn.infer._evaluating import evaluating
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.models.sequence import any_batch_size
 from pyro_vrnn.nn.own_params import own_parameters
-from pyro_vrnn.runs import rng_state, set_rng_state
+from pyro_vrnn.runs import lent_generators
 from pyro_vrnn.shapes import check_positive_int
 
 
@@ -84,8 +84,8 @@ def held_out(
     check_positive_int("num_draws", num_draws)
     total, best, count = 0.0, 0.0, 0
     with (
-        _lent_generators(),
-        _evaluating(model, guide),
+        lent_generators(),
+        evaluating(model, guide),
         own_parameters(model, guide),
         function_draws(),
         any_batch_size(),
@@ -109,29 +109,6 @@ def held_out(
     if count == 0:
         raise ValueError("Expected held-out data of at least one batch, got none.")
     return HeldOut(total / count, -best / count, count, num_draws)
-
-
-@contextlib.contextmanager
-def _evaluating(*programs: Any) -> Iterator[None]:
-    """Put modules in evaluation: what they keep of batches, as BatchNorm does, is left alone."""
-    modules = [m for p in programs if isinstance(p, torch.nn.Module) for m in p.modules()]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-
-
-@contextlib.contextmanager
-def _lent_generators() -> Iterator[None]:
-    state = rng_state()
-    try:
-        yield
-    finally:
-        set_rng_state(*state)
 
 
 def _log_likelihood(trace: Any) -> Tensor:

@@ -23,11 +23,10 @@ from pyro_vrnn.baselines.function_draw import drops_function_wise, function_draw
 from pyro_vrnn.baselines.language import LanguageNetwork
 from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._language_stream import Make, Sums, run_draws
-from pyro_vrnn.infer.held_out import _lent_generators
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.nn.plain import plain_torch
-from pyro_vrnn.runs import check_device, check_seed
+from pyro_vrnn.runs import check_device, check_seed, lent_generators
 from pyro_vrnn.shapes import check_choice, check_positive_int
 
 DRAWS = ("held", "window", "mean")
@@ -254,7 +253,7 @@ def _score(
             raise ValueError(f"Expected no num_samples with draws='mean', got {num_samples!r}.")
         num_samples = 1
     num_samples = check_positive_int("num_samples", num_samples)
-    with _lent_generators(), _bar(progress) as update:
+    with lent_generators(), _bar(progress) as update:
         sums = run_draws(
             make,
             windows,
