@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -105,6 +106,16 @@ def set_rng_state(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> No
     torch.set_rng_state(tensors["torch"])
     for name in devices:
         torch.cuda.set_rng_state(tensors[name], name)
+
+
+@contextlib.contextmanager
+def lent_generators() -> Iterator[None]:
+    """Leave the global generators as they were before."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(*state)
 
 
 def versions() -> dict[str, str]:
