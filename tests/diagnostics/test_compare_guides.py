@@ -134,13 +134,14 @@ def test_error_of_the_elpd_has_data_and_draws(found):
     assert score.difference == pytest.approx(each.sum(), abs=1e-9)
     assert score.difference_error >= data
     monte_carlo = math.sqrt(score.difference_error**2 - data**2)
+    pairs = {name: PAIRS[name] for name in ("exact", "off")}
     repeats = [
-        compare_guides(PAIRS, model_args=TRAIN, held_out=[TEST], num_samples=S, seed=seed)
-        for seed in range(100, 125)
+        compare_guides(pairs, model_args=TRAIN, held_out=[TEST], num_samples=S, seed=seed)
+        for seed in range(100, 117)
     ]
     spread = np.std([r.scores["elpd"]["off"].difference for r in repeats], ddof=1)
-    # A standard deviation of 25 values is known to 1 / sqrt(48); the delta method to less.
-    assert spread == pytest.approx(monte_carlo, rel=Z / 48**0.5)
+    # A standard deviation of 17 values is known to 1 / sqrt(32); the delta method to less.
+    assert spread == pytest.approx(monte_carlo, rel=Z / 32**0.5)
 
 
 def test_noise_is_called_noise():
