@@ -18,7 +18,6 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_vrnn.diagnostics._draws import site_kind
 from pyro_vrnn.diagnostics._kl_split import has_noise
 from pyro_vrnn.diagnostics._layers import layer_of
 from pyro_vrnn.distributions.unscored import Unscored
@@ -62,8 +61,9 @@ class Row:
 
 def kl_rows(draw: ELBODraw) -> list[Row]:
     """Group the guide's sites, in the model's order; those of the guide alone come last."""
-    latents, guided = (_latents(trace) for trace in (draw.model_trace, draw.guide_trace))
-    auxiliary = [name for name in guided if name not in latents]
+    latents, guided = draw.latents, draw.guided
+    alone = [name for name in guided if name not in latents]
+    auxiliary = [name for name in alone if not guided[name]["is_observed"]]  # no factor
     made = [name for name in latents if _is_delta(guided[name])]  # computed, not drawn
     sources = {name: _source(name, auxiliary) for name in made}
     joint = [name for name in auxiliary if name not in sources.values()]
@@ -78,9 +78,9 @@ def kl_rows(draw: ELBODraw) -> list[Row]:
         members = (name,) if source is None else (name, source)
         noisy = has_noise(guided[name]) if name not in made else source is not None
         rows.append(_row(name, (name,), members, latents, draw.exact, noisy))
-    if joint and not loose:
-        rows += [_row(name, (), (name,), latents, draw.exact, True) for name in joint]
-    return rows
+    taken = {member for row in rows for member in row.members}
+    rest = [name for name in alone if name not in taken]
+    return rows + [_row(name, (), (name,), latents, draw.exact, True) for name in rest]
 
 
 def _joint(
@@ -115,10 +115,6 @@ def _row(
         method="analytic" if exact.issuperset(members) else "sampled",
         has_density=has_density,
     )
-
-
-def _latents(trace: Any) -> dict[str, Site]:
-    return {name: site for name, site in trace.nodes.items() if site_kind(site) == "latent"}
 
 
 def _is_delta(site: Site) -> bool:

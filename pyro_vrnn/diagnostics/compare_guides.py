@@ -59,7 +59,7 @@ class Score:
         return abs(self.difference) <= NOISE * self.difference_error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """
     What :func:`compare_guides` found; ``str()`` is a table.
@@ -225,7 +225,7 @@ def _read(anatomy: ELBOAnatomy, score: str) -> FloatArray:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Density:
     """The elpd of each observation ``(n,)``, and how each draw moves their sum ``(S,)``."""
 

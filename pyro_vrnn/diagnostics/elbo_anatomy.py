@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vrnn.diagnostics._draws import site_kind
 from pyro_vrnn.diagnostics._kl_rows import Row, kl_rows
 from pyro_vrnn.diagnostics._kl_split import KLSplit, kl_split
 from pyro_vrnn.diagnostics._observations import num_observations as count_observations
@@ -157,7 +156,7 @@ def _observed(draw: ELBODraw) -> list[dict[str, Any]]:
     """Return the sites that count as likelihood, factors included."""
     nodes = draw.model_trace.nodes
     if not draw.parts.log_likelihood:
-        names = ", ".join(repr(name) for name, site in nodes.items() if site_kind(site) == "latent")
+        names = ", ".join(map(repr, draw.latents))
         raise ValueError(
             f"Expected a model that observes data, got latents only ({names}): model_args must "
             "hold the observations."

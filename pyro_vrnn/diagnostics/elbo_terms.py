@@ -41,7 +41,7 @@ class Estimate:
         return f"{number(self.value)}{error}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogLikelihood:
     """
     The expected log-likelihood of one observed site, or of a ``pyro.factor``.
@@ -61,7 +61,7 @@ class LogLikelihood:
         return Estimate.of(self.draws)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteKL:
     r"""
     The divergence of one site from its prior, or of several together; nats.
@@ -134,7 +134,7 @@ class SiteKL:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ELBOAnatomy:
     """
     An ELBO taken apart; ``str()`` is a table. All numbers are nats over the whole data.

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from pyro import poutine
 
-from pyro_vrnn.diagnostics._draws import iter_draws, site_kind
 from pyro_vrnn.diagnostics._programs import check_program
+from pyro_vrnn.infer.elbo_draws import elbo_draws
 from pyro_vrnn.runs import check_seed, lent_generators, set_seed
 from pyro_vrnn.shapes import FloatArray, check_positive_int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteNorms:
     r"""
     Norms :math:`\|w\|` of draws.
@@ -81,19 +81,18 @@ def site_norms(
     num_weights: dict[str, int] = {}
     with lent_generators():
         set_seed(seed)
-        draws = iter_draws(
-            model, guide, model_args, kwargs, num_samples=num_samples, predictive=False
-        )
-        for draw in draws:
+        for draw in elbo_draws(model, guide, model_args, kwargs, num_samples=num_samples):
             prior_trace = poutine.trace(model).get_trace(*model_args, **kwargs)
-            for norms, trace in ((posterior, draw.model), (prior, prior_trace)):
-                for name, site in trace.nodes.items():
-                    if site_kind(site) == "latent":
-                        value = torch.as_tensor(site["value"])
-                        num_weights[name] = value.numel()
-                        norms[name].append(float(value.double().square().sum().sqrt()))
+            for name, site in draw.latents.items():
+                num_weights[name] = torch.as_tensor(site["value"]).numel()
+                posterior[name].append(_norm(site["value"]))
+                prior[name].append(_norm(prior_trace.nodes[name]["value"]))
     return SiteNorms(
         {name: np.asarray(values) for name, values in posterior.items()},
         {name: np.asarray(values) for name, values in prior.items()},
         num_weights,
     )
+
+
+def _norm(value: Any) -> float:
+    return float(torch.as_tensor(value).double().square().sum().sqrt())

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from pyro_vrnn.infer.elbo_parts import ELBOParts
-from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
+from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO, _latents, _sample_sites
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.nn.own_params import own_parameters
 
 Site = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ELBODraw:
     """
     One draw of a guide, with the model run on it.
@@ -31,6 +31,16 @@ class ELBODraw:
     model_trace: Any
     guide_trace: Any
     exact: frozenset[str]
+
+    @property
+    def latents(self) -> dict[str, Site]:
+        """The model's latents: name -> site of its trace."""
+        return _latents(self.model_trace)
+
+    @property
+    def guided(self) -> dict[str, Site]:
+        """What the guide draws, auxiliary sites and factors included: name -> site of its trace."""
+        return _sample_sites(self.guide_trace)
 
 
 class _Recorder(TraceExactKL_ELBO):

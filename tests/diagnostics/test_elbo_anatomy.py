@@ -447,3 +447,20 @@ def test_factors_count_in_the_likelihood():
     assert (extra.name, extra.num_observations, obs.num_observations) == ("extra", 0, 1)
     assert (extra.draws < 0).all()
     assert_parts_sum(anatomy)
+
+
+def test_a_factor_of_the_guide_counts_in_the_kl():
+    def model(y):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        pyro.sample("obs", dist.Normal(w, 1.0), obs=y)
+
+    def guide(y):
+        w = pyro.sample("w", dist.Normal(0.0, 0.5))
+        pyro.factor("extra", w.square(), has_rsample=True)
+
+    y = torch.ones(())
+    anatomy = elbo_anatomy(model, guide, model_args=(y,), num_samples=3, seed=1)
+    expected = reported(TraceExactKL_ELBO(num_particles=3, sampled=True), model, guide, (y,), 1)
+    assert anatomy.elbo.value == pytest.approx(expected, abs=1e-6)
+    assert [site.name for site in anatomy.sites] == ["w", "extra"]
+    assert_parts_sum(anatomy)
