@@ -29,10 +29,10 @@ pyro-vrnn experiment NAME --data FOLDER --method METHOD --seed SEED
 """
 LANGUAGE = """Perplexity, every token of the text once. "Best" is the epoch of the lowest validation
 perplexity; the last column is the test perplexity after the last epoch."""
-SENTIMENT = """Root mean squared error of ratings in [0, 1]. The paper's split has no validation part:
-"best" is the epoch of the lowest test error, which flatters every method. NLL and coverage are of
-the average over draws with learned Gaussian noise, and the weights' sd is the mean standard
-deviation over draws of the predicted rating."""
+SENTIMENT = """Root mean squared error of ratings in [0, 1]. The paper's split has no validation
+part: "best" is the epoch of the lowest test error, which flatters every method. NLL and coverage
+are of the average over draws with learned Gaussian noise, and the weights' sd is the mean
+standard deviation over draws of the predicted rating."""
 
 
 def page(note: str, folder: Path) -> str:

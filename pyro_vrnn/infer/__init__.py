@@ -6,12 +6,13 @@ from pyro_vrnn.infer.auto_multiplicative_normal import AutoMultiplicativeNormal
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab, NearSpike
 from pyro_vrnn.infer.carried_state import CarriedState
 from pyro_vrnn.infer.checkpoints import Checkpoint, CheckpointFolder
+from pyro_vrnn.infer.elbo_draws import ELBODraw, elbo_draws
 from pyro_vrnn.infer.elbo_parts import ELBOParts
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.infer.guide_site import GuideSite
-from pyro_vrnn.infer.held_out import HeldOut, held_out
+from pyro_vrnn.infer.held_out import HeldOut, held_out, held_out_log_likelihood
 from pyro_vrnn.infer.initialization import init_to_module
 from pyro_vrnn.infer.language_scores import (
     LanguageScores,
@@ -37,6 +38,7 @@ __all__ = [
     "CarriedState",
     "Checkpoint",
     "CheckpointFolder",
+    "ELBODraw",
     "ELBOParts",
     "FitResult",
     "GuideSite",
@@ -45,10 +47,12 @@ __all__ = [
     "NearSpike",
     "Prediction",
     "TraceExactKL_ELBO",
+    "elbo_draws",
     "fit",
     "fit_loss",
     "function_draws",
     "held_out",
+    "held_out_log_likelihood",
     "init_to_module",
     "load_optimizer_state",
     "load_posterior",

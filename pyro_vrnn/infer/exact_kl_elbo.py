@@ -195,7 +195,7 @@ class TraceExactKL_ELBO(ELBO):
         kl, exact = {}, set()
         for name, site in guided.items():
             prior = latents.get(name)
-            _check_reparametrised(name, site)
+            self._check_gradient(name, site)
             try:
                 divergence = _kl(site, prior)
             except NotImplementedError as error:
@@ -210,7 +210,15 @@ class TraceExactKL_ELBO(ELBO):
                 exact.add(name)
         if is_validation_enabled():
             _check_order(list(latents), list(guided), exact)
+        self._seen(model_trace, guide_trace, exact)
         return ELBOParts(total(log_likelihood.values()), log_likelihood, kl)
+
+    def _check_gradient(self, name: str, site: Site) -> None:
+        """Refuse a site of the guide through which no gradient would come."""
+        _check_reparametrised(name, site)
+
+    def _seen(self, model_trace: Any, guide_trace: Any, exact: set[str]) -> None:
+        """Do nothing; a subclass may look at what the terms were made of."""
 
     def _may_sample(self, name: str) -> bool:
         return self.sampled if isinstance(self.sampled, bool) else name in self.sampled

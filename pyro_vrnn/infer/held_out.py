@@ -12,7 +12,7 @@ averages probabilities over draws, never their logarithms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,50 +81,79 @@ def held_out(
     :param int num_draws: S.
     :raises ValueError: if there is no batch, or the model observes nothing.
     """
-    check_positive_int("num_draws", num_draws)
     total, best, count = 0.0, 0.0, 0
-    with (
-        lent_generators(),
-        evaluating(model, guide),
-        own_parameters(model, guide),
-        function_draws(),
-        any_batch_size(),
-    ):
-        for number, (args, kwargs) in enumerate(Batches(data, device).epoch()):
-            scores = []
+    with lent_generators():  # of which a loader takes numbers too
+        for scores in held_out_log_likelihood(
+            model, guide, data, num_draws=num_draws, seed=seed, device=device
+        ):
+            total += float(scores.sum()) / num_draws
+            best += float((scores.logsumexp(0) - math.log(num_draws)).sum())
+            count += scores.shape[1]
+    return HeldOut(total / count, -best / count, count, num_draws)
+
+
+@torch.no_grad()
+def held_out_log_likelihood(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Iterable[Any],
+    *,
+    num_draws: int = 10,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Iterator[Tensor]:
+    """
+    Yield the log-likelihood of each observation under each draw, ``(S, n)`` of each batch.
+
+    In float64, in nats; the observations of all observed sites in a row, those masked out left out.
+    Arguments and errors are those of :func:`held_out`.
+
+    Example::
+
+        >>> import pyro_vrnn as vrnn
+        >>> model = vrnn.models.SequenceRegression(vrnn.nn.GRU(3, 8), 1)
+        >>> guide = vrnn.infer.AutoSpikeAndSlab(model)
+        >>> batch = torch.zeros(4, 10, 3), torch.zeros(4, 1)
+        >>> _ = guide(*batch)
+        >>> [scores.shape for scores in held_out_log_likelihood(model, guide, [batch], num_draws=3)]
+        [torch.Size([3, 4])]
+    """
+    check_positive_int("num_draws", num_draws)
+    number = -1
+    for number, (args, kwargs) in enumerate(Batches(data, device).epoch()):
+        scores = []
+        with (
+            lent_generators(),
+            evaluating(model, guide),
+            own_parameters(model, guide),
+            function_draws(),
+            any_batch_size(),
+        ):
             for draw in range(num_draws):
                 # The same w for every batch, so that a draw is one function.
                 torch.manual_seed(seed * 1_000_003 + draw)
                 guided = poutine.trace(guide).get_trace(*args, **kwargs)
                 replayed = poutine.replay(model, trace=guided)
                 scores.append(_log_likelihood(poutine.trace(replayed).get_trace(*args, **kwargs)))
-            each = torch.stack(scores)  # (S, n)
-            if each.shape[1] == 0:
-                raise ValueError(
-                    f"Expected a model that observes data, got none in batch {number}."
-                )
-            total += float(each.sum()) / num_draws
-            best += float((each.logsumexp(0) - math.log(num_draws)).sum())
-            count += each.shape[1]
-    if count == 0:
+        each = torch.stack(scores)
+        if each.shape[1] == 0:
+            raise ValueError(f"Expected a model that observes data, got none in batch {number}.")
+        yield each
+    if number < 0:
         raise ValueError("Expected held-out data of at least one batch, got none.")
-    return HeldOut(total / count, -best / count, count, num_draws)
 
 
 def _log_likelihood(trace: Any) -> Tensor:
     """Return the log-likelihoods of the observations of all observed sites, in a row."""
-    parts = [
-        _counted(site["fn"].log_prob(site["value"]).double(), site["mask"])
-        for site in trace.nodes.values()
-        if site["type"] == "sample"
-        and site["is_observed"]
-        and not (site_is_subsample(site) or site["infer"].get("_deterministic"))
-    ]
+    parts = []
+    for site in trace.nodes.values():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        if site_is_subsample(site) or site["infer"].get("_deterministic"):
+            continue
+        each = site["fn"].log_prob(site["value"]).double()
+        if site["mask"] is not None:
+            mask = torch.as_tensor(site["mask"], dtype=torch.bool, device=each.device)
+            each = each[mask.expand(each.shape)]
+        parts.append(each.reshape(-1))
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
-
-
-def _counted(each: Tensor, mask: bool | Tensor | None) -> Tensor:
-    """Return, in a row, those that a mask does not hide."""
-    if not isinstance(mask, Tensor):
-        return each.reshape(-1) if mask is not False else each.new_empty(0)
-    return each[mask.expand(each.shape)]
