@@ -337,3 +337,27 @@ def test_a_state_of_another_batch_is_refused() -> None:
     model(x)
     with pytest.raises(ValueError, match="Expected h_0 of shape"):
         model(x[:2], state=model.state)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.0])
+def test_predict_gives_one_mixture_by_every_strategy(scale: float) -> None:
+    torch.manual_seed(0)
+    model, x = build(), words(N, T)
+    guide = vrnn.infer.AutoSpikeAndSlab(model, scale=scale, scope="sequence")
+    guide(x, x)
+    strategies = ("loop", "batched") if scale else ("loop", "batched", "folded")
+    found = [
+        vrnn.infer.predict(model, guide, x, num_samples=6, strategy=s, seed=1, progress=False)
+        for s in strategies
+    ]
+    assert found[0].probs.shape == (N, T, V)
+    for other in found[1:]:
+        torch.testing.assert_close(other.probs, found[0].probs, rtol=0, atol=1e-10)
+
+
+def test_pyro_sees_two_plates_and_every_weight_outside() -> None:
+    model, x = build(), words(N, T)
+    relations = pyro.infer.inspect.get_model_relations(model, (x, x))
+    assert relations["observed"] == ["obs"]
+    assert relations["plate_sample"] == {"data": ["obs"], "time": ["obs"]}
+    assert set(relations["sample_sample"]["obs"]) >= {"embedding.weight", "head.bias"}
