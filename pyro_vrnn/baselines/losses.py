@@ -250,7 +250,8 @@ class LanguageLoss(PenalisedLoss):
         if lengths is None:
             flat, targets = logits.flatten(0, 1), y.flatten()
         else:
-            valid = torch.arange(x.shape[1]) < check_lengths(lengths, *x.shape).unsqueeze(-1)
-            valid = valid.to(x.device)
+            lengths = check_lengths(lengths, *x.shape)
+            steps = torch.arange(x.shape[1], device=lengths.device)
+            valid = (steps < lengths.unsqueeze(-1)).to(x.device)
             flat, targets = logits[valid], y[valid]
         return self._total(cross_entropy(flat, targets.long(), reduction="sum"), len(targets))

@@ -175,7 +175,8 @@ class LanguageModel(OwnParamsModule):
         scale = observed_share(self.num_data, count, "target tokens", observed=y is not None)
         mask: bool | Tensor = True
         if lengths is not None:
-            mask = (torch.arange(num_steps) < lengths.unsqueeze(-1)).to(logits.device)
+            steps = torch.arange(num_steps, device=lengths.device)
+            mask = (steps < lengths.unsqueeze(-1)).to(logits.device)
         with (
             pyro.plate("data", num_sequences, dim=-2),
             pyro.plate("time", num_steps, dim=-1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,12 @@ CELLS = {
     "gru": (torch.nn.GRU, baselines.GRU),
     "rnn": (torch.nn.RNN, baselines.RNN),
 }
+
+
+@pytest.fixture(autouse=True)
+def _on_device(device: torch.device) -> Iterator[None]:
+    with device:
+        yield
 
 
 def plain(cell: str, **kwargs: Any) -> baselines.LanguageNetwork:
@@ -34,7 +41,9 @@ def dropping(cell: str, **kwargs: Any) -> baselines.LanguageNetwork:
 
 
 def words(*shape: int) -> torch.Tensor:
-    return torch.randint(V, shape, generator=torch.Generator().manual_seed(2))
+    return torch.randint(
+        V, shape, generator=torch.Generator("cpu").manual_seed(2), device="cpu"
+    ).to(torch.get_default_device())
 
 
 LENGTHS = torch.tensor([T, 1, 4, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -16,6 +17,12 @@ from pyro_vrnn import baselines
 
 V, E, H, N, T = 17, 5, 6, 4, 7
 CELLS = ("lstm", "gru", "rnn")
+
+
+@pytest.fixture(autouse=True)
+def _on_device(device: torch.device) -> Iterator[None]:
+    with device:
+        yield
 
 
 def build(cell: str = "lstm", layers: int = 2, **kwargs: Any) -> vrnn.models.LanguageModel:
