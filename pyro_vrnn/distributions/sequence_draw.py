@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 from torch.utils._pytree import tree_leaves
 
 from pyro_vrnn.distributions.block_factor import BlockFactorNormal
@@ -108,13 +109,15 @@ class SequenceDraw(Drawn):
 
     def rows(self, ids: Tensor, batch_dim: int) -> Tensor:  # (*) -> (*, E)
         """
-        Return rows of the N weights, for blocks that are rows (an embedding's).
+        Return rows of the N weights, for blocks that are rows (an embedding's) or columns.
 
         All occurrences of an id in one sequence have the same mask.
         """
         batch_dim %= ids.dim()
         num_sequences, num_rows = ids.shape[batch_dim], self.q.event_shape[0]
         self._count.agree(self.site_name, num_sequences)
+        if self.q.block_shape == (num_rows, 1):
+            return self._rows_of_columns(ids, batch_dim)
         if self.q.block_shape[0] != 1 or self.q.block_shape[1] != self.q.event_shape[1]:
             raise self._refusal("table, its blocks are not its rows")
         shape = [1] * ids.dim()
@@ -127,6 +130,14 @@ class SequenceDraw(Drawn):
             kept = self._mask[sequence, ids, 0].reshape(-1, 1)
         rows = draw_rows(self.q, flat, kept, self._noise_rows)
         return rows.reshape(*ids.shape, -1)
+
+    def _rows_of_columns(self, ids: Tensor, batch_dim: int) -> Tensor:
+        """Return rows of a weight that is a table and a linear map's, tied."""
+        weight = self.masked_weight(ids.shape[batch_dim])
+        shape = [1] * (ids.dim() + 1)
+        shape[batch_dim], shape[-1] = weight.mask.shape[0], -1
+        rows = embedding(ids, self.q.loc) * weight.mask.reshape(shape)
+        return rows if weight.noise is None else rows + embedding(ids, weight.noise)
 
     def __matmul__(self, other: Any) -> Any:
         # torch's own turns the refusal into Python's, which names no site.

@@ -68,8 +68,7 @@ class LanguageModel(OwnParamsModule):
     :param int num_layers: L, layers stacked on each other.
     :param str cell: ``"lstm"``, ``"gru"`` or ``"rnn"``.
     :param bool tie_weights: use the embedding as the output matrix. Its site is then of kind
-        ``"linear"`` with blocks (V, 1): there is no word-type dropout, and ``scope="sequence"``
-        needs p = 0 for it.
+        ``"linear"`` with blocks (V, 1), a dimension of all words: there is no word-type dropout.
     :param int num_data: N, number of target tokens in the data, so that a batch of n counts N / n
         times; None if every batch is all of it.
     :param prior_scale: standard deviation of the priors: a number, or a mapping from

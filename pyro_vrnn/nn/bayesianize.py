@@ -32,8 +32,8 @@ def bayesianize(
     and shares no storage with the copy.
 
     Two layers with one parameter have one site, of the first one's name. Where a ``Linear`` and an
-    ``Embedding`` share, the site is of kind ``"linear"``: its blocks are columns, and
-    ``scope="sequence"`` cannot be used for it.
+    ``Embedding`` share, the site is of kind ``"linear"``: its blocks are columns,
+    not word types.
 
     What is left deterministic is listed in one warning: parameters of other modules, subclasses of
     the layers, layers with hooks or under a parametrization, and layers that are frozen, which is

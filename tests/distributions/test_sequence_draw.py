@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from pyro_vrnn.distributions import SpikeAndSlab
+from pyro_vrnn.distributions import BlockDropout, SpikeAndSlab
 from pyro_vrnn.distributions.deferred import PerSequence
 from pyro_vrnn.distributions.sequence_draw import SequenceCount, SequenceDraw
 from pyro_vrnn.ops.particles import embedding, linear, take_rows
@@ -181,7 +183,7 @@ def test_dims_are_said_not_guessed(device):
     with pytest.raises(TypeError, match=r"in linear map, its blocks are rows"):
         draw(rows(device=device)).masked_weight(3)
     with pytest.raises(TypeError, match=r"in table, its blocks are not its rows"):
-        draw(columns(device=device)).rows(x[0, :, 0].long(), 0)
+        draw(columns(gates=2, device=device)).rows(x[0, :, 0].long(), 0)
 
 
 def test_no_particles():
@@ -243,3 +245,22 @@ def test_probabilities_of_each_column(device):
     p = torch.tensor([[0.0, 1.0, 0.0, 1.0, 0.0]], dtype=torch.float64, device=device)
     mask = draw(columns(drop_prob=p, device=device)).masked_weight(7).mask
     assert torch.equal(mask, (1 - p).expand(7, 1, 5))
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.0], ids=["noise", "masks"])
+@pytest.mark.parametrize("batch_dim", [0, 1])
+def test_rows_of_columns_are_those_of_the_tied_map(batch_dim, scale, device):
+    q = columns(device=device) if scale else BlockDropout(columns(device=device).loc, 0.3, (6, 1))
+    tied = draw(q)
+    ids = torch.randint(6, (4, 3), device=device)
+    rows_read = tied.rows(ids, batch_dim)
+    dense = tied.masked_weight(ids.shape[batch_dim]).dense()
+    for place in itertools.product(range(4), range(3)):
+        expected = dense[place[batch_dim], ids[place]]
+        torch.testing.assert_close(rows_read[place], expected, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(rows_read.sum(), q.loc, retain_graph=True)
+    (other,) = torch.autograd.grad(
+        sum(dense[p[batch_dim], ids[p]].sum() for p in itertools.product(range(4), range(3))),
+        q.loc,
+    )
+    torch.testing.assert_close(gradient, other, rtol=0, atol=1e-12)
