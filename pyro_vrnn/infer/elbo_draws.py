@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from pyro_vrnn.infer._sites import latent_sites, sample_sites
 from pyro_vrnn.infer.elbo_parts import ELBOParts
-from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO, _latents, _sample_sites
+from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.nn.own_params import own_parameters
 
@@ -35,12 +36,12 @@ class ELBODraw:
     @property
     def latents(self) -> dict[str, Site]:
         """The model's latents: name -> site of its trace."""
-        return _latents(self.model_trace)
+        return latent_sites(self.model_trace)
 
     @property
     def guided(self) -> dict[str, Site]:
         """What the guide draws, auxiliary sites and factors included: name -> site of its trace."""
-        return _sample_sites(self.guide_trace)
+        return sample_sites(self.guide_trace)
 
 
 class _Recorder(TraceExactKL_ELBO):

@@ -23,15 +23,15 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vrnn.infer._sites import Site, latent_sites, sample_sites
 from pyro_vrnn.infer.elbo_parts import ELBOParts, summed, total
 from pyro_vrnn.shapes import check_nonnegative_float, check_positive_int, shape_text
 
-Site = dict[str, Any]
 Traces = tuple[Any, Any]  # of the model and of the guide
 
 
@@ -151,7 +151,7 @@ class TraceExactKL_ELBO(ELBO):
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
     def _check_sites(self, model_trace: Any, guide_trace: Any) -> None:
-        latents, guided = _latents(model_trace), _sample_sites(guide_trace)
+        latents, guided = latent_sites(model_trace), sample_sites(guide_trace)
         names = ", ".join(guided)
         for name, site in {**latents, **guided}.items():
             if site["infer"].get("enumerate"):
@@ -179,17 +179,17 @@ class TraceExactKL_ELBO(ELBO):
         dims = [
             -frame.dim
             for trace in traces
-            for site in _sample_sites(trace).values()
+            for site in sample_sites(trace).values()
             for frame in site["cond_indep_stack"]
             if frame.vectorized
         ]
         self.max_plate_nesting = max(dims, default=0) + (self.num_particles > 1)
 
     def _terms(self, model_trace: Any, guide_trace: Any) -> ELBOParts:
-        latents, guided = _latents(model_trace), _sample_sites(guide_trace)
+        latents, guided = latent_sites(model_trace), sample_sites(guide_trace)
         log_likelihood = {
             name: self._sum(_log_prob(name, site, model_trace), site)
-            for name, site in _sample_sites(model_trace).items()
+            for name, site in sample_sites(model_trace).items()
             if site["is_observed"]
         }
         kl, exact = {}, set()
@@ -238,20 +238,6 @@ def _check_sampled(sampled: Any) -> bool | frozenset[str]:
     if not is_collection or not all(isinstance(name, str) for name in sampled):
         raise TypeError(f"Expected sampled to be a bool or a collection of names, got {sampled!r}.")
     return frozenset(sampled)
-
-
-def _sample_sites(trace: Any) -> dict[str, Site]:
-    """Return the sites that count: those of pyro.deterministic do not."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and not (site_is_subsample(site) or site["infer"].get("_deterministic"))
-    }
-
-
-def _latents(trace: Any) -> dict[str, Site]:
-    return {n: site for n, site in _sample_sites(trace).items() if not site["is_observed"]}
 
 
 def _wrapped(fn: Any) -> list[Any]:

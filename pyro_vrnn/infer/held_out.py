@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.infer._batches import Batches
 from pyro_vrnn.infer._evaluating import evaluating
+from pyro_vrnn.infer._sites import sample_sites
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.models.sequence import any_batch_size
 from pyro_vrnn.nn.own_params import own_parameters
@@ -146,10 +146,8 @@ def held_out_log_likelihood(
 def _log_likelihood(trace: Any) -> Tensor:
     """Return the log-likelihoods of the observations of all observed sites, in a row."""
     parts = []
-    for site in trace.nodes.values():
-        if site["type"] != "sample" or not site["is_observed"]:
-            continue
-        if site_is_subsample(site) or site["infer"].get("_deterministic"):
+    for site in sample_sites(trace).values():
+        if not site["is_observed"]:
             continue
         each = site["fn"].log_prob(site["value"]).double()
         if site["mask"] is not None:
