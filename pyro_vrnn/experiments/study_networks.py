@@ -14,6 +14,7 @@ from pyro_vrnn import baselines
 from pyro_vrnn.experiments.study_config import LanguageConfig, SentimentConfig, StudyConfig
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
 from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
+from pyro_vrnn.infer.initialization import default_initial
 from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.models.regression import SequenceRegression
 from pyro_vrnn.nn import GRU, LSTM, RNN, Embedding
@@ -89,7 +90,7 @@ def language(
 
 
 def sentiment(config: SentimentConfig, method: str, num_pieces: int) -> Plain | Bayesian:
-    """Return what is trained for ratings: all methods start from torch's initialisation."""
+    """Return what is trained for ratings: all methods start from one distribution."""
     prior_scale = config.prior_scale(num_pieces)
     inputs, size, words = config.embedding_dim, config.hidden_size, config.vocabulary_size
     if method == "svi":
@@ -101,13 +102,21 @@ def sentiment(config: SentimentConfig, method: str, num_pieces: int) -> Plain | 
             embedding=Embedding(words, inputs, prior_scale=prior_scale),
             prior_scale=prior_scale,
         )
-        return Bayesian(model, _guide(model, config, None))
+
+        def initial(site: dict[str, Any]) -> Tensor:
+            if site["name"] == "embedding.weight":
+                return _uniform(site["fn"].event_shape, config.embedding_init)
+            return default_initial(site)
+
+        return Bayesian(model, _guide(model, config, initial))
     options = _options(config, method)
     network = baselines.SequenceNetwork(
         PLAIN_CELLS[config.cell](inputs, size, batch_first=True, **options),
         baselines.Linear(size, 1, **options),
         baselines.Embedding(words, inputs, **options),
     )
+    assert network.embedding is not None
+    network.embedding.weight.data.uniform_(-config.embedding_init, config.embedding_init)
     penalty = None if method == "none" else prior_scale
     loss = baselines.GaussianLoss(network, learn_tau=True, num_data=num_pieces, prior_scale=penalty)
     return Plain(loss)

@@ -257,8 +257,8 @@ def test_methods_start_from_one_distribution(corpus: Corpus, method: str) -> Non
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_ratings_start_from_torch_in_every_method(cell: str) -> None:
-    config = small(f"sentiment-{cell}")
+def test_ratings_start_from_one_distribution_in_every_method(cell: str) -> None:
+    config = small(f"sentiment-{cell}", embedding_init=0.3)
     x, y = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 1)
     shapes = []
     for method in METHODS:
@@ -266,6 +266,7 @@ def test_ratings_start_from_torch_in_every_method(cell: str) -> None:
         if isinstance(trainee, Bayesian):
             trainee.guide(x, y)
         values = trainee.mean_network().state_dict()
+        assert 0.25 < values["embedding.weight"].abs().max() <= 0.3 + 1e-6
         shapes.append({name: value.shape for name, value in values.items()})
     assert shapes[0] == shapes[1] == shapes[2]
 
