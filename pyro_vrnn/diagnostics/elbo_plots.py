@@ -91,10 +91,10 @@ def plot_kl_by_site(
     left = np.zeros(len(parts))
     for name, (color, label) in PARTS.items():
         values = np.array([_value(part, name) for part in parts]) / sizes
-        start = np.where(values < 0, 0.0, left)
+        start = np.zeros(len(parts)) if name == "mask" else left
         if split.any() and (name != "mask" or values.any()):
             ax.barh(rows[split], values[split], left=start[split], color=color, label=label)
-        left = left + np.maximum(values, 0.0)
+        left = left + values
     kl = np.array([part.kl.value for part in parts]) / sizes
     errors = NOISE * np.array([part.kl.standard_error for part in parts]) / sizes
     if not split.all():
