@@ -43,7 +43,8 @@ class Score:
 
     :ivar float value: the number.
     :ivar float standard_error: its standard error: that of S draws, for held-out data also that of
-        n observations taken for independent.
+        n observations taken for independent. (Of an elpd to first order in the draws: too small
+        where a few of them carry all of the density.)
     :ivar float difference: the number less the best guide's.
     :ivar float difference_error: standard error of the difference, paired by draw and observation.
     """

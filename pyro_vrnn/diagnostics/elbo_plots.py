@@ -59,12 +59,17 @@ def plot_elbo_parts(
             mean = mean - mean[-1]
         ax.plot(steps, mean, color=color, lw=width, label=label)
     ax.set(xlabel="step", ylabel="nats, less the last" if relative else "nats")
-    ax.legend()
+    ax.legend(loc="lower right")  # what climbs leaves this corner free
     return ax
 
 
 def plot_kl_by_site(
-    ax: Axes, anatomy: ELBOAnatomy, *, by: str = "site", per_weight: bool = False
+    ax: Axes,
+    anatomy: ELBOAnatomy,
+    *,
+    by: str = "site",
+    per_weight: bool = False,
+    constant: bool = True,
 ) -> Axes:
     """
     Draw the KL of each site or layer as a stacked bar of its constant, slab and mask parts.
@@ -76,6 +81,8 @@ def plot_kl_by_site(
     :param anatomy: what :func:`~pyro_vrnn.diagnostics.elbo_anatomy` returned.
     :param str by: ``"site"`` or ``"layer"``.
     :param bool per_weight: divide each by its number of weights.
+    :param bool constant: False leaves the constant part out, beside which the others can be too
+        small to see; the diamond is then the rest. KLs that are not split stay whole.
     :returns: ``ax``.
     :raises TypeError: if ``anatomy`` is not an :class:`~pyro_vrnn.diagnostics.ELBOAnatomy`.
     :raises ValueError: if ``by`` is neither, or there are no latents.
@@ -90,16 +97,20 @@ def plot_kl_by_site(
     split = np.array([part.constant is not None for part in parts])
     left = np.zeros(len(parts))
     for name, (color, label) in PARTS.items():
+        if name == "constant" and not constant:
+            continue
         values = np.array([_value(part, name) for part in parts]) / sizes
-        start = np.where(values < 0, 0.0, left)
+        start = np.zeros(len(parts)) if name == "mask" else left
         if split.any() and (name != "mask" or values.any()):
             ax.barh(rows[split], values[split], left=start[split], color=color, label=label)
-        left = left + np.maximum(values, 0.0)
-    kl = np.array([part.kl.value for part in parts]) / sizes
+        left = left + values
+    left_out = np.array([0.0 if constant else _value(part, "constant") for part in parts])
+    kl = (np.array([part.kl.value for part in parts]) - left_out) / sizes
+    total = "KL" if constant else "KL less its constant part"
     errors = NOISE * np.array([part.kl.standard_error for part in parts]) / sizes
     if not split.all():
         ax.barh(rows[~split], kl[~split], color="C4", label="not split")
-    ax.errorbar(kl, rows, xerr=errors, fmt="D", ms=4, lw=1, color="black", label="KL")
+    ax.errorbar(kl, rows, xerr=errors, fmt="D", ms=4, lw=1, color="black", label=total)
     ax.set_yticks(rows, [_label(part) for part in parts])
     ax.invert_yaxis()
     ax.axvline(0, color="black", lw=0.8)

@@ -132,7 +132,7 @@ def bars(ax):
     return {
         bar.get_label(): np.array([[patch.get_x(), patch.get_width()] for patch in bar]).T
         for bar in ax.containers
-        if hasattr(bar, "patches") and bar.get_label() != "KL"
+        if hasattr(bar, "patches") and not bar.get_label().startswith("KL")
     }
 
 
@@ -153,6 +153,16 @@ def test_bars_are_the_parts(ax, anatomy, by, per_weight):
     assert [t.get_text() for t in ax.get_yticklabels()] == [p.name for p in parts]
     assert ax.get_xlabel() == ("nats a weight" if per_weight else "nats")
     assert ax.yaxis_inverted()
+
+
+def test_without_the_constant_part(ax, anatomy):
+    plot_kl_by_site(ax, anatomy, constant=False)
+    drawn = bars(ax)
+    assert list(drawn) == ["slab", "mask"]
+    np.testing.assert_array_equal(drawn["slab"][0], 0)
+    (marks,) = [line for line in ax.lines if line.get_marker() == "D"]
+    rest = [site.slab + site.mask for site in anatomy.sites]
+    np.testing.assert_allclose(marks.get_xdata(), rest, atol=1e-4)
 
 
 def plain(y):
