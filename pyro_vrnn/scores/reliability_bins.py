@@ -186,11 +186,12 @@ def _check_events(confidence: ArrayLike, outcome: ArrayLike) -> tuple[FloatArray
 
 
 def _edges(p: FloatArray, num_bins: int, binning: str) -> FloatArray:
-    parts = np.linspace(0.0, 1.0, check_positive_int("num_bins", num_bins) + 1)
+    check_positive_int("num_bins", num_bins)
     if check_choice("binning", binning, BINNINGS) == "width":
-        return parts
+        return np.linspace(0.0, 1.0, num_bins + 1)
     # Edges that are values themselves: equal ones share a bin.
-    inner = np.quantile(p, parts[1:-1], method="inverted_cdf")
+    last = p.size * np.arange(1, num_bins) // num_bins - 1  # the last rank of each bin but one
+    inner = np.sort(p)[last[last >= 0]]
     return np.unique(np.concatenate([[0.0], inner, [1.0]]))
 
 
