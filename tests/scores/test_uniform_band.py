@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from scipy.special import ndtr
 
-from pyro_vrnn.scores import ecdf, ecdf_band, effective_size
+from pyro_vrnn.scores import ecdf, ecdf_band, effective_size, pit
 from pyro_vrnn.scores.uniform_band import path_probability
 
 Z = 4.26
@@ -62,18 +62,25 @@ def test_no_narrower_band_of_this_kind_has_the_probability(n):
     assert band.probability < 0.955
 
 
-@pytest.mark.parametrize("n", [10, 300], ids=lambda n: f"n={n}")
-def test_band_is_that_of_arviz_to_one_count(n):
-    stated = ecdf_band(n)
+def arviz_band(n, points):
+    """Return ArviZ's own band: 0.23's is computed, 1.x simulates the pointwise probability."""
     if int(arviz.__version__.split(".")[0]) < 1:
         from arviz.stats.ecdf_utils import ecdf_confidence_band
-    else:
-        from arviz_stats.ecdf_utils import ecdf_confidence_band
-    lower, upper = ecdf_confidence_band(
-        n, stated.points, stated.points, prob=0.95, method="optimized"
-    )
-    assert np.abs(np.rint(n * (lower - stated.lower))).max() <= 1
-    assert np.abs(np.rint(n * (upper - stated.upper))).max() <= 1
+
+        return ecdf_confidence_band(n, points, points, prob=0.95, method="optimized")
+    from arviz_stats.ecdf_utils import get_pointwise_confidence_band, simulate_confidence_bands
+
+    rng = np.random.default_rng(0)
+    pointwise = simulate_confidence_bands(n, 1, points, 0.95, 4_000, rng)
+    return get_pointwise_confidence_band(pointwise, n, points)
+
+
+@pytest.mark.parametrize("n", [10, 300], ids=lambda n: f"n={n}")
+def test_band_is_that_of_arviz_to_one_count(n):
+    band = ecdf_band(n)
+    lower, upper = arviz_band(n, band.points)
+    assert np.abs(np.rint(n * (lower - band.lower))).max() <= 1
+    assert np.abs(np.rint(n * (upper - band.upper))).max() <= 1
 
 
 def test_one_point_is_the_binomial_interval():
@@ -103,13 +110,24 @@ def ar1(rng, correlation, shape):
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 1.0], ids=lambda r: f"r={r}")
 def test_dependent_values_keep_inside_the_band_of_the_effective_size(correlation):
     rng = np.random.default_rng(5)
-    trials, blocks, length = 400, 24, 13
+    trials, blocks, length = 200, 24, 13
     paths = ar1(rng, correlation, (trials, blocks, length))
     share = np.mean([ecdf_band(effective_size(u)).contains(u) for u in paths])
     # An estimate of the size, so about the level: never the 0.02 to 0.8 of the full size.
     assert share > 0.92 - Z * np.sqrt(0.92 * 0.08 / trials)
     full = np.mean([ecdf_band(blocks * length).contains(u) for u in paths])
     assert full > 0.9 if correlation == 0 else full < 0.85
+
+
+def test_forecasts_with_errors_that_add_up_are_inside_at_about_the_rate():
+    # Within a forecast the errors are a random walk, as those of real forecasts are.
+    rng = np.random.default_rng(8)
+    trials, origins, horizon = 200, 30, 6
+    paths = rng.normal(size=(20, trials, origins, horizon)).cumsum(axis=-1)
+    values = pit(paths[0], paths[1:])
+    share = np.mean([ecdf_band(effective_size(u)).contains(u) for u in values])
+    assert share > 0.92 - Z * np.sqrt(0.92 * 0.08 / trials)
+    assert np.mean([ecdf_band(origins * horizon).contains(u) for u in values]) < 0.7
 
 
 def test_effective_size_is_between_blocks_and_values():
