@@ -88,6 +88,22 @@ def summary(check: ForecastCheck) -> dict[str, Any]:
     }
 
 
+def table(record: dict[str, Any]) -> str:
+    """Return the Markdown table of the guide's page, forecasts in each row."""
+    lines = [
+        "| forecasts | PIT | CRPS (ppm) | 50% coverage | 90% coverage | 90% interval score |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, check in record["checks"].items():
+        half, wide = (check["intervals"][level] for level in ("0.5", "0.9"))
+        parts = (check["crps"], half["coverage"], wide["coverage"], wide["score"])
+        cells = ["{mean:.2f} [{lower:.2f}, {upper:.2f}]".format(**part) for part in parts]
+        title = f"{TITLES[name]} (factor {record['noise_factors'][name]:.2f})"
+        inside = "inside" if check["pit_inside"] else "**outside**"
+        lines.append(f"| {title} | {inside} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def draw(path: Path, checks: dict[str, ForecastCheck]) -> None:
     """Draw PIT and coverage of each check, and CRPS by horizon of all."""
     from matplotlib.figure import Figure
@@ -119,8 +135,9 @@ def main() -> None:
     checks, record = run(ForecastConfig(seed=SEED, num_steps=arguments.num_steps))
     draw(arguments.figure, checks)
     write_json(arguments.json, record)
-    for name, table in record["tables"].items():
-        print(f"{TITLES[name]} (factor {record['noise_factors'][name]:.3g})\n{table}\n")
+    for name, text in record["tables"].items():
+        print(f"{TITLES[name]} (factor {record['noise_factors'][name]:.3g})\n{text}\n")
+    print(table(record))
 
 
 if __name__ == "__main__":
