@@ -1,4 +1,4 @@
-"""The guide's page on calibration has the numbers of the committed run, which is of the defaults."""
+"""The guide's page on calibration has the numbers of the committed run, one of the defaults."""
 
 from __future__ import annotations
 
