@@ -2,8 +2,9 @@
 Calibration of the demo's model: one short run, its figure and its numbers.
 
 ``python benchmarks/calibration.py`` trains the demo's Bayesian LSTM of the weekly CO2 series, with
-the lag, p and scale below and no choice among candidates, forecasts the test part, and writes ``benchmarks/results/calibration.json`` and ``docs/_static/calibration.png``. A test holds
-the guide's page to the numbers.
+the lag, p and scale below and no choice among candidates, and forecasts the test part. It writes
+``benchmarks/results/calibration.json`` and ``docs/_static/calibration.png``. A test holds the
+guide's page to the numbers.
 """
 
 from __future__ import annotations
