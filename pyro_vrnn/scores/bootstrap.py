@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_vrnn.scores._checks import check_level
-from pyro_vrnn.shapes import check_positive_int, finite_array, shape_text
+from pyro_vrnn.scores._checks import check_level, check_same_shape
+from pyro_vrnn.shapes import FloatArray, check_positive_int, finite_array, shape_text
+
+MAX_PICKED = 2**22  # blocks drawn at a time: 32 MiB of indices
 
 
 class BootstrapRange(NamedTuple):
@@ -30,6 +32,7 @@ def block_bootstrap(
     level: float = 0.95,
     num_resamples: int = 4000,
     seed: int = 0,
+    mask: ArrayLike | None = None,  # (blocks, values in a block)
 ) -> BootstrapRange:
     """
     Percentile range of the mean when whole blocks (rows) are drawn again with replacement.
@@ -48,8 +51,11 @@ def block_bootstrap(
     :param level: probability of the range, in (0, 1).
     :param num_resamples: number of resamples.
     :param seed: of the resampling; the same seed gives the same range.
-    :raises ValueError: for NaN, an array that is not 2-D, fewer than 2 blocks, or a level outside
-        (0, 1).
+    :param mask: True where a value counts; a resample's mean is then the ratio of its sums. Each
+        block needs a value that counts.
+    :raises TypeError: for a level that is no number, or a mask that is not of booleans.
+    :raises ValueError: for NaN, an array that is not 2-D, fewer than 2 blocks, a level outside
+        (0, 1), or a mask of another shape or without a value of some block.
     """
     values = finite_array("values", values)
     if values.ndim != 2:
@@ -61,8 +67,28 @@ def block_bootstrap(
         raise ValueError(f"Expected at least 2 blocks, got {num_blocks}.")
     tail = (1.0 - check_level(level)) / 2.0
     check_positive_int("num_resamples", num_resamples)
-    # Blocks of one length: the mean of a resample is the mean of its blocks' means.
-    picked = np.random.default_rng(seed).integers(num_blocks, size=(num_resamples, num_blocks))
-    means = values.mean(axis=1)[picked].mean(axis=1)
+    weights = _block_mask(mask, values)
+    sums, counts = (weights * values).sum(axis=1), weights.sum(axis=1)
+    means = np.empty(num_resamples)
+    generator = np.random.default_rng(seed)
+    rows = max(1, MAX_PICKED // num_blocks)
+    for start in range(0, num_resamples, rows):
+        size = (min(rows, num_resamples - start), num_blocks)
+        picked = generator.integers(num_blocks, size=size)
+        means[start : start + rows] = sums[picked].sum(axis=1) / counts[picked].sum(axis=1)
     lower, upper = np.quantile(means, [tail, 1.0 - tail])
-    return BootstrapRange(float(values.mean()), float(lower), float(upper))
+    return BootstrapRange(float(sums.sum() / counts.sum()), float(lower), float(upper))
+
+
+def _block_mask(mask: ArrayLike | None, values: FloatArray) -> FloatArray:
+    """Return 1 where a value counts, else 0."""
+    if mask is None:
+        return np.ones_like(values)
+    weights = np.asarray(mask)
+    if weights.dtype != np.bool_:
+        raise TypeError(f"Expected mask of dtype bool, got {weights.dtype}.")
+    counted = check_same_shape("mask", weights.astype(np.float64), values)
+    if not counted.any(axis=1).all():
+        empty = int(np.argmin(counted.any(axis=1)))
+        raise ValueError(f"Expected mask to keep a value of each block, got none of block {empty}.")
+    return counted

@@ -84,3 +84,41 @@ def test_higher_level_is_wider():
 def test_block_bootstrap_refuses(values, options, error, message):
     with pytest.raises(error, match=message):
         block_bootstrap(values, **options)
+
+
+def test_masked_values_do_not_count():
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=(25, 4))
+    mask = np.arange(4) < rng.integers(1, 5, size=(25, 1))
+    got = block_bootstrap(values, mask=mask)
+    assert got.mean == pytest.approx(values[mask].mean(), abs=1e-14)
+    assert got == block_bootstrap(np.where(mask, values, 1e6), mask=mask)
+    # The ratio's delta-method error; the range is about +-1.96 of it, to the skewness's order.
+    residual = np.where(mask, values - got.mean, 0).sum(axis=1)
+    error = np.sqrt(np.square(residual).sum()) / mask.sum()
+    assert (got.upper - got.lower) / (2 * Z95 * error) == pytest.approx(1, abs=0.15)
+
+
+def test_resamples_in_parts_are_those_of_one(monkeypatch):
+    values = np.random.default_rng(6).normal(size=(10, 3))
+    whole = block_bootstrap(values, num_resamples=100)
+    monkeypatch.setattr("pyro_vrnn.scores.bootstrap.MAX_PICKED", 80)
+    assert block_bootstrap(values, num_resamples=100) == whole
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (np.ones((2, 2)), TypeError, r"Expected mask of dtype bool, got float64\."),
+        (np.ones((2, 1), bool), ValueError, r"Expected mask of shape \(2, 2\), got \(2, 1\)\."),
+        (
+            [[True, False], [False, False]],
+            ValueError,
+            r"Expected mask to keep a value of each block, got none of block 1\.",
+        ),
+    ],
+    ids=["dtype", "shape", "empty-block"],
+)
+def test_mask_is_checked(mask, error, message):
+    with pytest.raises(error, match=message):
+        block_bootstrap(np.zeros((2, 2)), mask=mask)
