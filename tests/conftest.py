@@ -5,6 +5,11 @@ from __future__ import annotations
 import pyro
 import pytest
 import torch
+from hypothesis import settings
+
+# No deadline: machines differ. The same examples in every run.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")
 
 
 def pytest_addoption(parser):

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from pyro_vrnn.data._text import read_text
+
 _MOST_LISTED = 20
 
 Records = Iterator[tuple[int, list[str]]]  # (row of the file, cells); the header is row 1
@@ -36,27 +38,6 @@ def checked_records(path: Path) -> tuple[list[str], Records]:
             yield row, cells
 
     return header, checked()
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file (a byte order mark is dropped)."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"Expected a file at {path}, got none.") from None
-    except OSError as error:
-        raise ValueError(f"Expected a readable file, got {path}: {error.strerror}.") from error
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in raw:
-        raise ValueError(f"Expected {path} in UTF-8, got UTF-16 or binary data: save it as UTF-8.")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = error.object[: error.start].count(b"\n") + 1
-        byte = error.object[error.start]
-        raise ValueError(
-            f"Expected {path} in UTF-8, got byte 0x{byte:02x} in row {row} (Latin-1?): save it as "
-            "UTF-8."
-        ) from error
 
 
 def records(text: str, path: Path) -> Records:
