@@ -1,4 +1,4 @@
-"""Which weights a prediction's uncertainty comes from: one site random, the others at their means."""
+"""Which weights a prediction's uncertainty comes from: one part random, the others at means."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def uncertainty_by_site(
         >>> x = torch.randn(5, 20, 8)
         >>> _ = guide(x, torch.randn(5, 1))  # stands for the training
         >>> found = uncertainty_by_site(model, guide, x, num_samples=10, by="gate")
-        >>> found.names[:3], found.variance.shape
-        (('rnn.weight_ih_l0[r]', 'rnn.weight_ih_l0[z]', 'rnn.weight_ih_l0[n]'), torch.Size([6, 5, 1]))
+        >>> found.names[:2], found.variance.shape
+        (('rnn.weight_ih_l0[r]', 'rnn.weight_ih_l0[z]'), torch.Size([6, 5, 1]))
 
     :param model: a model whose plain twin, ``guide.to_torch(model)``, is a network of
         :mod:`pyro_vrnn.baselines`, or a module with one tensor as output.
