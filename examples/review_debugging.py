@@ -46,14 +46,14 @@ from pyro_vrnn.scores import rmse
 class Config:
     """What a run depends on, besides its reviews, seed and device."""
 
-    num_train: int = 600
+    num_train: int = 2000
     num_test: int = 60
     embedding_dim: int = 16
     hidden_size: int = 24
-    drop_prob: float = 0.1
+    drop_prob: float = 0.05
     prior_scale: float = 0.5
     start_scale: float = 0.03
-    epochs: int = 40
+    epochs: int = 20
     batch_size: int = 60
     learning_rate: float = 0.01
     num_samples: int = 50
@@ -281,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of rated reviews of your own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda")
-    parser.add_argument("--epochs", type=int, help="default: 40, and 10 with --data")
+    parser.add_argument("--epochs", type=int, help="default: 20, and 10 with --data")
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     args = parser.parse_args(argv)
     settings = asdict(SMOKE if args.smoke else Config())

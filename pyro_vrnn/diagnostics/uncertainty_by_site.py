@@ -200,7 +200,7 @@ def _mixed(
     return mixed
 
 
-def _parts(guide: AutoWeightGuide, by: str) -> dict[str, Part]:
+def _parts(guide: AutoWeightGuide, by: str) -> Mapping[str, Part]:
     parts: dict[str, dict[str, slice]] = {}
     for name, site in guide.sites.items():
         if site.drop_prob == site.alpha == site.scale == 0:
