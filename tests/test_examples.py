@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 WRITES = {
     "bayesian_mlp": {"bayesian_mlp.json", "bayesian_mlp.png"},
     "dropout_is_vi": {"dropout_is_vi.json", "dropout_is_vi.png"},
+    "review_debugging": {"review_debugging.json", "review_debugging.png"},
+    "word_uncertainty": {"word_uncertainty.json", "word_uncertainty.png"},
 }
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -46,18 +49,74 @@ def test_example_runs(path, tmp_path):
     assert all(p.read_bytes().startswith(STARTS[p.suffix]) for p in written.values())
 
 
-def test_page_of_the_feed_forward_network():
-    """Its table is the committed run's, and that run is of today's defaults."""
-    source = ROOT / "examples" / "bayesian_mlp.py"
-    spec = importlib.util.spec_from_file_location("bayesian_mlp", source)
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     example = importlib.util.module_from_spec(spec)
-    sys.modules["bayesian_mlp"] = example  # where dataclasses look for the module's names
+    sys.modules[name] = example  # where dataclasses look for the module's names
     try:
         spec.loader.exec_module(example)
     finally:
-        del sys.modules["bayesian_mlp"]
-    record = json.loads((ROOT / "benchmarks" / "results" / "bayesian_mlp.json").read_text())
+        del sys.modules[name]
+    return example
+
+
+def committed_run(example):
+    """Return the committed results of an example, which are of today's defaults."""
+    name = example.__spec__.name
+    record = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
     assert record["config"].items() >= asdict(example.Config()).items()
     assert not record["config"]["smoke"]
+    return record
+
+
+def test_page_of_the_feed_forward_network():
+    """Its table is the committed run's, and that run is of today's defaults."""
+    example = load_example("bayesian_mlp")
+    record = committed_run(example)
     page = (ROOT / "docs" / "guide" / "feed-forward.md").read_text(encoding="utf-8")
     assert f"```text\n{example.table(record['metrics'])}\n```" in page
+
+
+@pytest.mark.parametrize("name", ["word_uncertainty", "review_debugging"])
+def test_page_of_language_models(name):
+    """Its lists are the committed runs', on the texts made up for them."""
+    example = load_example(name)
+    record = committed_run(example)
+    assert record["config"]["made_up"]
+    page = (ROOT / "docs" / "guide" / "language.md").read_text(encoding="utf-8")
+    assert f"```text\n{example.report(record)}\n```" in page
+
+
+def test_made_up_language_is_as_it_says():
+    """The open places have their entropies, the rare plants are met once, and no word is new."""
+    example = load_example("word_uncertainty")
+    corpus = example.made_up_corpus(3000, seed=1)
+    words = corpus.vocabulary.tokens(corpus.train.tolist())
+    assert {words.count(plant) for plant in example.RARE} == {1}
+    text = " ".join(words).replace(" <eos>", ".")
+    for start, ends in example.OPEN.items():
+        counts = {end: text.count(f"{start} {end}.") for end in ends}
+        total = sum(counts.values())
+        shares = [ends[end] / sum(ends.values()) for end in ends]
+        for end, share in zip(ends, shares, strict=True):
+            error = (share * (1 - share) / total) ** 0.5
+            assert abs(counts[end] / total - share) < 4.26 * error
+    assert math.fsum(example.sentence_probs().values()) == pytest.approx(1)
+    assert example.true_entropy(("the", "die", "shows")) == pytest.approx(math.log(6))
+    assert example.true_entropy(("the", "baker", "sells")) == pytest.approx(0.500402423)
+    assert example.true_entropy(()) == example.true_entropy(("the", "velmora", "has")) == 0
+
+
+def test_made_up_reviews_are_as_they_say():
+    """'strange' says nothing about the rating, and unseen words are in no training review."""
+    example = load_example("review_debugging")
+    train, test, vocabulary = example.made_up_documents(example.Config(num_train=2000), seed=1)
+    seen = {word for text in train.texts for word in text}
+    assert not seen & set(example.UNSEEN)
+    assert {word for text in test.texts for word in text} & set(example.UNSEEN)
+    assert set(example.UNSEEN) <= set(vocabulary.words)
+    has = [example.STRANGE in text for text in train.texts]
+    ratings = [train.labels[[h is which for h in has]] for which in (True, False)]
+    error = sum(float(r.var()) / len(r) for r in ratings) ** 0.5
+    assert abs(float(ratings[0].mean() - ratings[1].mean())) < 4.26 * error
+    assert float(ratings[0].var()) > 0.01

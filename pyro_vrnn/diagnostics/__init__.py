@@ -16,6 +16,7 @@ from pyro_vrnn.diagnostics.fan_chart import plot_elbo, plot_fan
 from pyro_vrnn.diagnostics.forecast_check import ForecastCheck, IntervalCheck, check_forecasts
 from pyro_vrnn.diagnostics.ppc import plot_ppc
 from pyro_vrnn.diagnostics.site_norms import SiteNorms, site_norms
+from pyro_vrnn.diagnostics.uncertainty_by_site import SiteUncertainty, uncertainty_by_site
 from pyro_vrnn.diagnostics.weight_plots import plot_site_norms, plot_weight_map
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Score",
     "SiteKL",
     "SiteNorms",
+    "SiteUncertainty",
     "check_classes",
     "check_forecasts",
     "compare_guides",
@@ -46,4 +48,5 @@ __all__ = [
     "plot_site_norms",
     "plot_weight_map",
     "site_norms",
+    "uncertainty_by_site",
 ]

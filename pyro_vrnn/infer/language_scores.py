@@ -116,10 +116,10 @@ def score_language(
     paper's authors, embeddings are at their means, with the other weights as they would be:
     that is another q, for which no bound holds.
 
-    Memory: the weights of one draw; the logits of one window; the ids and some 32 bytes for each
-    token. With ``entropies`` the text is taken in segments whose mean probabilities, n * V numbers,
-    fit in ``max_bytes``; each draw comes back for each segment, made again from its seed, and the
-    states of all S draws are kept.
+    Memory: the weights of one draw, twice; the logits of one window; some 64 bytes for each token,
+    its ids included. With ``entropies`` the text is taken in segments whose mean probabilities,
+    n * V numbers, fit in ``max_bytes``; each draw comes back for each segment, made again from its
+    seed, and the states of all S draws are kept.
 
     Example::
 

@@ -11,12 +11,10 @@ import torch
 from pyro import poutine
 
 import pyro_vrnn as vrnn
-from pyro_vrnn.baselines import GRU, LSTM, Embedding, LanguageNetwork, Linear, function_draw
-from pyro_vrnn.infer import LanguageScores, score_language, score_language_network
+from pyro_vrnn.infer import LanguageScores, score_language
 from pyro_vrnn.infer import _language_stream as stream
-from pyro_vrnn.ops.recurrent import recurrent  # noqa: F401  (the slow path is Pyro's own)
 
-V, E, H, LAYERS, N, T = 13, 6, 5, 2, 3, 7
+V, E, H, LAYERS, N, T, S = 13, 6, 5, 2, 3, 7, 4
 
 
 def built(cell="lstm", *, scope="batch", tie=False, dtype=torch.float64, scale=0.1, **kwargs):
@@ -34,7 +32,7 @@ def built(cell="lstm", *, scope="batch", tie=False, dtype=torch.float64, scale=0
     return model, guide
 
 
-def text(lengths=False, num_windows=4):
+def text(lengths=False, num_windows=3):
     """Return windows that follow each other, the last one shorter; with lengths, ragged."""
     ids = torch.randint(V, (N, T * num_windows), generator=torch.Generator().manual_seed(2))
     windows = []
@@ -46,26 +44,8 @@ def text(lengths=False, num_windows=4):
     return windows
 
 
-def network(cell=LSTM, drop_prob=0.4, method="variational", **kwargs):
-    """Return a dropout network, in training mode."""
-    torch.manual_seed(3)
-    settings = {"drop_prob": drop_prob, "method": method, **kwargs}
-    made = LanguageNetwork(
-        Embedding(V, E, **settings), cell(E, H, LAYERS, batch_first=True, **settings),
-        Linear(H, V, **settings),
-    ).double()  # fmt: skip
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.mul_(2)
-    return made
-
-
 def score(model, guide, windows, **kwargs):
     return score_language(model, guide, windows, progress=False, **kwargs)
-
-
-def score_network(model, windows, **kwargs):
-    return score_language_network(model, windows, progress=False, **kwargs)
 
 
 def by_traces(model, values_of, windows, num_samples):
@@ -88,11 +68,6 @@ def by_traces(model, values_of, windows, num_samples):
     return torch.stack(logs).detach(), torch.stack(probs).detach()
 
 
-def weights_of(guide, monkeypatch_draws):
-    """Return the weights that the scoring drew, by (draw, window)."""
-    return lambda draw, number: monkeypatch_draws[draw, number]
-
-
 @pytest.fixture
 def drawn(monkeypatch):
     """Keep every network that is made, by its seed's key: (draw, window)."""
@@ -108,19 +83,27 @@ def drawn(monkeypatch):
     return kept
 
 
-@pytest.mark.parametrize("lengths", [False, True], ids=["full", "ragged"])
-@pytest.mark.parametrize("draws", ["held", "window"])
 @pytest.mark.parametrize(
-    ("cell", "scope", "tie"),
-    [("lstm", "sequence", False), ("gru", "batch", False), ("rnn", "batch", True)],
-    ids=["lstm", "gru", "rnn-tied"],
-)
-@pytest.mark.parametrize("max_bytes", [1, 2**28], ids=["segments", "whole"])
+    ("cell", "scope", "tie", "draws", "lengths", "max_bytes"),
+    [
+        ("lstm", "sequence", False, "held", False, 2**28),
+        ("lstm", "sequence", False, "window", True, 1),
+        ("lstm", "batch", False, "held", True, 1),
+        ("gru", "batch", False, "held", True, 2**28),
+        ("gru", "sequence", False, "window", False, 1),
+        ("rnn", "batch", True, "held", False, 1),
+        ("lstm", "batch", True, "window", False, 2**28),
+    ],
+    ids=[
+        "lstm", "lstm-window-ragged-segments", "lstm-ragged-segments", "gru-ragged",
+        "gru-window-segments", "rnn-tied-segments", "lstm-tied-window",
+    ],
+)  # fmt: skip
 def test_against_pyro_traces(drawn, cell, scope, tie, draws, lengths, max_bytes):
     model, guide = built(cell, scope=scope, tie=tie)
     windows = text(lengths)
     found = score(
-        model, guide, windows, num_samples=5, draws=draws, entropies=True, max_bytes=max_bytes
+        model, guide, windows, num_samples=S, draws=draws, entropies=True, max_bytes=max_bytes
     )
     sites = set(guide.sites)
     weights = {key: {n: w for n, w in made.items() if n in sites} for key, made in drawn.items()}
@@ -129,9 +112,9 @@ def test_against_pyro_traces(drawn, cell, scope, tie, draws, lengths, max_bytes)
         model,
         lambda draw, number: weights[draw, number if draws == "window" else 0],
         windows,
-        5,
+        S,
     )
-    predictive = logs.logsumexp(0) - math.log(5)
+    predictive = logs.logsumexp(0) - math.log(S)
     assert found.num_tokens == logs.shape[1] == found.targets.numel()
     assert found.nats_per_token == pytest.approx(float(-predictive.mean()), rel=1e-10)
     torch.testing.assert_close(found.draw_nats_per_token, -logs.mean(1), rtol=1e-10, atol=0)
@@ -141,9 +124,9 @@ def test_against_pyro_traces(drawn, cell, scope, tie, draws, lengths, max_bytes)
     torch.testing.assert_close(found.entropy, total.float())
     torch.testing.assert_close(found.aleatoric, each.float())
     torch.testing.assert_close(found.epistemic, (total - each).float(), rtol=1e-4, atol=1e-6)
-    by_number = logs.logcumsumexp(0) - torch.arange(1, 6).double().log().unsqueeze(-1)
+    by_number = logs.logcumsumexp(0) - torch.arange(1, S + 1).double().log().unsqueeze(-1)
     torch.testing.assert_close(found.nats_by_num_samples, -by_number.mean(1), rtol=1e-10, atol=0)
-    variance = logs.exp().var(0) / (2 * 5 * predictive.exp().square())
+    variance = logs.exp().var(0) / (2 * S * predictive.exp().square())
     assert found.finite_sample_bias == pytest.approx(float(variance.mean()), rel=1e-9)
 
 
@@ -238,3 +221,120 @@ def test_embedding_dropout_off(drawn):
         assert not torch.equal(one[name], other[name])
         rest = one.keys() - {name}
         assert all(torch.equal(one[n], other[n]) for n in rest)  # the same masks elsewhere
+
+
+def test_mean_squares_do_not_decide():
+    """Segments hold as many windows as fit, at least one, and all of them without a limit."""
+    windows = [(torch.zeros(2, 3, dtype=torch.int64),) * 2] * 5
+    sizes = [
+        [len(part) for part in stream._segments(windows, 9, most)] for most in (1, 12, 17, None)
+    ]
+    assert sizes == [[1] * 5, [2, 2, 1], [2, 2, 1], [5]]
+
+
+def test_segments_bound_the_memory(monkeypatch):
+    """No table of probabilities is larger than max_bytes, and without entropies there is none."""
+    model, guide = built()
+    most = 2 * N * T * V * 8  # two windows
+    shapes = []
+    close = stream._Tokens.close
+
+    def look(self, *args):
+        shapes.append(None if self.probs is None else tuple(self.probs.shape))
+        close(self, *args)
+
+    monkeypatch.setattr(stream._Tokens, "close", look)
+    score(model, guide, text(num_windows=5), num_samples=2, entropies=True, max_bytes=most)
+    score(model, guide, text(num_windows=5), num_samples=2)
+    assert shapes == [(2 * N * T, V), (2 * N * T, V), (N * (T - 1), V), None]
+
+
+def test_zero_probability_has_no_entropy():
+    """Where a probability underflows to 0, p log p is 0 and not NaN."""
+    model, guide = built(dtype=torch.float32, drop_prob=0.0, scale=0.0)
+    with torch.no_grad():
+        guide.locs.head.bias.zero_()
+        guide.locs.head.bias[0] = 1e4
+    found = score(model, guide, text(), num_samples=2, entropies=True)
+    assert torch.equal(found.entropy, torch.zeros(found.num_tokens))
+    assert torch.equal(found.aleatoric, torch.zeros(found.num_tokens))
+
+
+def test_order_of_the_tokens():
+    model, guide = built()
+    windows = text(lengths=True)
+    found = score(model, guide, windows, num_samples=1)
+    expected = [
+        int(y[n, t]) for _, y, lengths in windows for n in range(N) for t in range(int(lengths[n]))
+    ]
+    assert found.targets.tolist() == expected
+
+
+def test_standard_error_is_of_the_mean():
+    model, guide = built()
+    found = score(model, guide, text(), num_samples=2)
+    values = -found.log_predictive.double()
+    expected = values.std() / found.num_tokens**0.5
+    assert found.standard_error == pytest.approx(float(expected), rel=1e-5)
+    assert found.perplexity == math.exp(found.nats_per_token)
+    torch.testing.assert_close(found.draw_perplexities, found.draw_nats_per_token.exp())
+
+
+X = torch.zeros(2, 3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"num_samples": None}, TypeError, "Expected num_samples to be a positive int, got None"),
+        ({"num_samples": 0}, ValueError, "Expected num_samples to be a positive int, got 0"),
+        ({"draws": "token"}, ValueError, "Expected draws to be one of 'held', 'window', 'mean'"),
+        ({"draws": "mean"}, ValueError, "Expected no num_samples with draws='mean', got 2"),
+        ({"seed": -1}, ValueError, "Expected seed to be a non-negative int, got -1"),
+        ({"max_bytes": 0}, ValueError, "Expected max_bytes to be a positive int, got 0"),
+        ({"device": "nowhere"}, ValueError, "Expected a device that is here, got 'nowhere'"),
+        ({"windows": []}, ValueError, "Expected at least one window, got none"),
+        ({"windows": [X]}, TypeError, r"Expected windows \(x, y\) .*, got Tensor as window 0"),
+        ({"windows": [(X, X), (X,)]}, TypeError, "got 1 parts as window 1"),
+        ({"windows": [(X, X[:, :2])]}, ValueError, r"Expected y of shape \(2, 3\), got \(2, 2\)"),
+        ({"windows": [(X, X + V)]}, ValueError, "Expected y in 0..12, got 13"),
+        ({"windows": [(X.float(), X)]}, TypeError, "Expected x of dtype int64 or int32"),
+        ({"windows": [(X, X, torch.tensor([0, 3]))]}, ValueError, "Expected lengths in 1..3"),
+    ],
+    ids=[
+        "no-samples", "samples", "draws", "mean", "seed", "bytes", "device", "empty", "bare",
+        "one-part", "shape", "range", "dtype", "lengths",
+    ],
+)  # fmt: skip
+def test_errors(change, error, message):
+    model, guide = built()
+    arguments = {"windows": [(X, X)], "num_samples": 2, **change}
+    with pytest.raises(error, match=message):
+        score(model, guide, **arguments)
+
+
+def test_programs_that_are_none():
+    model, guide = built()
+    regression = vrnn.models.SequenceRegression(
+        vrnn.nn.GRU(E, H), 1, embedding=vrnn.nn.Embedding(V, E)
+    )
+    other = vrnn.infer.AutoSpikeAndSlab(regression)
+    other(X, torch.zeros(2, 1))
+    tied = built(tie=True)
+    for programs, options, error, message in (
+        ((guide, guide), {}, TypeError, "Expected a model before its guide"),
+        ((model, model), {}, TypeError, "Expected guide to be one of pyro_vrnn.infer's, got Lan"),
+        ((model, vrnn.infer.AutoSpikeAndSlab(model)), {}, RuntimeError, "that has its sites"),
+        ((regression, other), {}, TypeError, "Expected a LanguageModel or .*, got SequenceNetw"),
+        (tied, {"embedding_dropout": False}, ValueError, "Expected embedding_dropout=True of a mo"),
+    ):
+        with pytest.raises(error, match=message):
+            score(*programs, [(X, X)], num_samples=1, **options)
+
+
+def test_progress_counts_tokens(capsys):
+    model, guide = built()
+    score_language(model, guide, text(), num_samples=2)
+    shown = capsys.readouterr().err
+    assert f"{2 * N * (3 * T - 1)}" in shown.replace(".0", "")
+    assert "token/s" in shown
