@@ -15,7 +15,7 @@ from pyro_vrnn.data.corpus import Corpus
 from pyro_vrnn.data.streams import StreamWindows
 from pyro_vrnn.experiments.study_config import LanguageConfig
 from pyro_vrnn.experiments.study_networks import Bayesian, Trainee, language
-from pyro_vrnn.experiments.study_run import CHECKPOINTS, EpochLine, RunFile, Study, data_facts
+from pyro_vrnn.experiments.study_run import CHECKPOINTS, EpochLine, RunFile, StudyRequest, data_facts
 from pyro_vrnn.infer.carried_state import CarriedState
 from pyro_vrnn.infer.language_scores import (
     LanguageScores,
@@ -29,7 +29,7 @@ TRAIN_SAMPLE = 20_000  # first tokens of the training text, scored as the held-o
 MONITOR = "valid_nll"
 
 
-def run_language(study: Study, corpus: Corpus) -> dict[str, Any]:
+def run_language(study: StudyRequest, corpus: Corpus) -> dict[str, Any]:
     """
     Train a language model and score it; the same call goes on where it was interrupted.
 
@@ -38,7 +38,7 @@ def run_language(study: Study, corpus: Corpus) -> dict[str, Any]:
     lowest validation score; its weights are scored at the end, by their means and by an average
     over draws.
 
-    :param Study study: what is asked for; its configuration is a :class:`LanguageConfig`.
+    :param study: what is asked for; its configuration is a :class:`LanguageConfig`.
     :param Corpus corpus: the texts.
     :returns: what stands in the JSON.
     :raises ValueError: if the folder is another run's, or the training text is too short.
@@ -74,7 +74,7 @@ def first_lines(ids: Tensor, eos: int, count: int | None) -> Tensor:
 
 
 def _train(
-    study: Study,
+    study: StudyRequest,
     config: LanguageConfig,
     trainee: Trainee,
     windows: StreamWindows,
@@ -136,7 +136,7 @@ def score(trainee: Trainee, windows: StreamWindows, **options: Any) -> LanguageS
     return score_language_network(network, windows, **options)
 
 
-def _metrics(study: Study, trainee: Trainee, scored: dict[str, StreamWindows]) -> dict[str, Any]:
+def _metrics(study: StudyRequest, trainee: Trainee, scored: dict[str, StreamWindows]) -> dict[str, Any]:
     """Score the best epoch: at the means, and by an average over draws that are held."""
     metrics: dict[str, Any] = {
         f"{name}_perplexity": score(trainee, windows, draws="mean", progress=False).perplexity

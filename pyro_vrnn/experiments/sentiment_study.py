@@ -16,7 +16,7 @@ from pyro_vrnn.baselines import GaussianLoss, mc_samples
 from pyro_vrnn.data.pieces import PieceSplit
 from pyro_vrnn.experiments.study_config import SentimentConfig
 from pyro_vrnn.experiments.study_networks import Bayesian, Trainee, sentiment
-from pyro_vrnn.experiments.study_run import CHECKPOINTS, EpochLine, RunFile, Study, data_facts
+from pyro_vrnn.experiments.study_run import CHECKPOINTS, EpochLine, RunFile, StudyRequest, data_facts
 from pyro_vrnn.infer.predict import predict
 from pyro_vrnn.runs import set_seed
 from pyro_vrnn.scores import central_interval, coverage, gaussian_mixture_nll, rmse
@@ -27,7 +27,7 @@ BATCH = 512  # pieces scored at once
 INTERVAL_DRAWS = 50  # of the noise, for each draw of the weights
 
 
-def run_sentiment(study: Study, pieces: PieceSplit) -> dict[str, Any]:
+def run_sentiment(study: StudyRequest, pieces: PieceSplit) -> dict[str, Any]:
     """
     Train a network of ratings and score it; the same call goes on where it was interrupted.
 
@@ -35,7 +35,7 @@ def run_sentiment(study: Study, pieces: PieceSplit) -> dict[str, Any]:
     weights. The paper's preparation has no validation part: the epoch called best is that of the
     lowest test error, which flatters every method, and the last epoch is scored beside it.
 
-    :param Study study: what is asked for; its configuration is a :class:`SentimentConfig`.
+    :param study: what is asked for; its configuration is a :class:`SentimentConfig`.
     :param PieceSplit pieces: the data.
     :returns: what stands in the JSON.
     :raises ValueError: if the folder is another run's.
@@ -102,7 +102,7 @@ class Ratings:
 class EpochScores:
     """The scores after an epoch: errors at the means of the weights, seconds of training."""
 
-    def __init__(self, study: Study, trainee: Trainee, data: Ratings) -> None:
+    def __init__(self, study: StudyRequest, trainee: Trainee, data: Ratings) -> None:
         self.study, self.trainee, self.data = study, trainee, data
         self._since = time.perf_counter()
 
@@ -135,7 +135,7 @@ def _run(network: torch.nn.Module, x: Tensor, device: str) -> Tensor:
     return torch.cat([network(part.to(device)) for part in x.split(BATCH)])
 
 
-def _metrics(study: Study, trainee: Trainee, data: Ratings) -> dict[str, Any]:
+def _metrics(study: StudyRequest, trainee: Trainee, data: Ratings) -> dict[str, Any]:
     """Score the best epoch: at the means, and by an average over draws."""
     locs, tau = _draws(study, trainee, data)  # (S, n, 1)
     y = data.test_y.double().numpy()
@@ -158,7 +158,7 @@ def _metrics(study: Study, trainee: Trainee, data: Ratings) -> dict[str, Any]:
     }
 
 
-def _draws(study: Study, trainee: Trainee, data: Ratings) -> tuple[FloatArray, float]:
+def _draws(study: StudyRequest, trainee: Trainee, data: Ratings) -> tuple[FloatArray, float]:
     """Return means under draws of the weights, ``(S, n, 1)`` in standard units, and tau."""
     num_samples, device = study.config.num_samples, study.device
     parts = [x.to(device) for x in data.test_x.split(BATCH)]

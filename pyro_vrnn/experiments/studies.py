@@ -12,7 +12,7 @@ from pyro_vrnn.data.pieces import PieceSplit, paper_pieces
 from pyro_vrnn.experiments.language_study import run_language
 from pyro_vrnn.experiments.sentiment_study import run_sentiment
 from pyro_vrnn.experiments.study_config import LanguageConfig, SentimentConfig, find_config
-from pyro_vrnn.experiments.study_run import Study
+from pyro_vrnn.experiments.study_run import StudyRequest
 from pyro_vrnn.experiments.train_config import threads_for
 
 
@@ -50,7 +50,7 @@ def run_experiment(
         num_samples=config.num_samples if num_samples is None else num_samples,
     )
     folder = Path(out) / f"{name}-{method}-seed{seed}"
-    study = Study(name, config, method, seed, folder, device, progress)
+    study = StudyRequest(name, config, method, seed, folder, device, progress)
     with threads_for(config.hidden_size):
         if isinstance(config, LanguageConfig):
             return folder, run_language(study, read_corpus(data))

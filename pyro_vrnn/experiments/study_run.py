@@ -24,7 +24,7 @@ LAYOUT = 1  # of run.json
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyRequest:
     """
     One run that is asked for: an experiment, a method, a seed and where it goes.
 
@@ -78,7 +78,7 @@ class RunFile:
     :raises ValueError: if the folder is that of another run.
     """
 
-    def __init__(self, study: Study, data: dict[str, Any]) -> None:
+    def __init__(self, study: StudyRequest, data: dict[str, Any]) -> None:
         self.study, self.data = study, data
         self.path = study.folder / RUN
         claim(study.folder, {**study.facts(), "data": data})

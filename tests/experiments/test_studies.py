@@ -19,7 +19,7 @@ from pyro_vrnn.experiments.language_study import first_lines, run_language
 from pyro_vrnn.experiments.sentiment_study import Ratings, run_sentiment
 from pyro_vrnn.experiments.study_config import CONFIGS, METHODS, LanguageConfig, find_config
 from pyro_vrnn.experiments.study_networks import Bayesian, language, sentiment
-from pyro_vrnn.experiments.study_run import Study
+from pyro_vrnn.experiments.study_run import StudyRequest
 
 WORDS = [f"w{k}" for k in range(30)]
 FACTS = {"versions", "machine", "wall_time", "seed", "config", "curve", "metrics", "data"}
@@ -70,9 +70,9 @@ def corpus(tmp_path: Path) -> Corpus:
     return read_corpus(write_corpus(tmp_path / "toy"))
 
 
-def study(folder: Path, method: str = "svi", **changes: Any) -> Study:
+def study(folder: Path, method: str = "svi", **changes: Any) -> StudyRequest:
     config = small("ptb-fifth", **changes)
-    return Study("ptb-fifth", config, method, 0, folder, progress=False)
+    return StudyRequest("ptb-fifth", config, method, 0, folder, progress=False)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -96,7 +96,7 @@ def test_a_sentiment_run_writes_what_it_found(tmp_path: Path, method: str) -> No
     data = write_reviews(tmp_path / "reviews")
     config = small("sentiment-gru")
     pieces = studies.read_pieces(data, config)
-    run = Study("sentiment-gru", config, method, 0, tmp_path / "run", progress=False)
+    run = StudyRequest("sentiment-gru", config, method, 0, tmp_path / "run", progress=False)
     found = run_sentiment(run, pieces)
     assert set(found) >= FACTS
     metrics = found["metrics"]
@@ -159,7 +159,7 @@ def test_every_configuration_of_a_language_model_makes_a_step(
 ) -> None:
     # Real depth, schedule and probabilities; a narrow network, as 1,500 units take gigabytes.
     config = replace(find_config(name), hidden_size=16, num_epochs=1, num_samples=2)
-    run = Study(name, config, method, 0, tmp_path / "run", progress=False)
+    run = StudyRequest(name, config, method, 0, tmp_path / "run", progress=False)
     found = run_language(run, corpus)
     assert math.isfinite(found["metrics"]["test_perplexity"])
 
