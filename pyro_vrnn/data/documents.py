@@ -240,7 +240,7 @@ def _words(text: Any, column: str, line: int, tokenize: Tokenize) -> tuple[str, 
 
 def _finite(value: Any, column: str, line: int, limits: Range | None) -> float:
     """Return a label that is a number, as JSON has it or as text."""
-    number = _number(str(value)) if not isinstance(value, bool) else None
+    number = _number(str(value))
     if number is None:
         raise ValueError(
             f"Expected {column!r} to be a finite number, got {shown(value)} in line {line}."

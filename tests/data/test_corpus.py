@@ -97,7 +97,7 @@ def test_names_of_files(tmp_path, names):
         (tmp_path / name).write_text(text)
     (tmp_path / "train.md").write_text("no text")
     (tmp_path / "._test.txt").write_text("no text")
-    (tmp_path / "valid.txt.d").mkdir()
+    (tmp_path / "valid.test.train.dev.txt").mkdir()
     corpus = read_corpus(str(tmp_path))
     assert [read(corpus, split) for split in ("train", "valid", "test")] == [
         "a b c <eos>",
