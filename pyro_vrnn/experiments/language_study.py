@@ -15,7 +15,13 @@ from pyro_vrnn.data.corpus import Corpus
 from pyro_vrnn.data.streams import StreamWindows
 from pyro_vrnn.experiments.study_config import LanguageConfig
 from pyro_vrnn.experiments.study_networks import Bayesian, Trainee, language
-from pyro_vrnn.experiments.study_run import CHECKPOINTS, EpochLine, RunFile, StudyRequest, data_facts
+from pyro_vrnn.experiments.study_run import (
+    CHECKPOINTS,
+    EpochLine,
+    RunFile,
+    StudyRequest,
+    data_facts,
+)
 from pyro_vrnn.infer.carried_state import CarriedState
 from pyro_vrnn.infer.language_scores import (
     LanguageScores,
@@ -136,7 +142,9 @@ def score(trainee: Trainee, windows: StreamWindows, **options: Any) -> LanguageS
     return score_language_network(network, windows, **options)
 
 
-def _metrics(study: StudyRequest, trainee: Trainee, scored: dict[str, StreamWindows]) -> dict[str, Any]:
+def _metrics(
+    study: StudyRequest, trainee: Trainee, scored: dict[str, StreamWindows]
+) -> dict[str, Any]:
     """Score the best epoch: at the means, and by an average over draws that are held."""
     metrics: dict[str, Any] = {
         f"{name}_perplexity": score(trainee, windows, draws="mean", progress=False).perplexity

@@ -16,7 +16,13 @@ from pyro_vrnn.baselines import GaussianLoss, mc_samples
 from pyro_vrnn.data.pieces import PieceSplit
 from pyro_vrnn.experiments.study_config import SentimentConfig
 from pyro_vrnn.experiments.study_networks import Bayesian, Trainee, sentiment
-from pyro_vrnn.experiments.study_run import CHECKPOINTS, EpochLine, RunFile, StudyRequest, data_facts
+from pyro_vrnn.experiments.study_run import (
+    CHECKPOINTS,
+    EpochLine,
+    RunFile,
+    StudyRequest,
+    data_facts,
+)
 from pyro_vrnn.infer.predict import predict
 from pyro_vrnn.runs import set_seed
 from pyro_vrnn.scores import central_interval, coverage, gaussian_mixture_nll, rmse
