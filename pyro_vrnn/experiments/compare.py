@@ -21,6 +21,7 @@ _SCORES: dict[str, tuple[str, str, Callable[[float], float]]] = {
     "sentiment": ("RMSE", "rmse", float),
 }
 PARTS = ("train", "valid", "test")
+TICKS = (10, 20, 30, 50, 70, 100, 150, 200, 300, 400, 500, 700, 1000, 2000, 5000)
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -136,34 +137,45 @@ def draw_curves(runs: Sequence[Run], path: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(run["experiment"] for run in runs))
-    figure = Figure(figsize=(5.5 * len(names), 4.2), layout="constrained")
+    figure = Figure(figsize=(max(6.5, 5.2 * len(names)), 4.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        _draw_panel(axes, name, [run for run in runs if run["experiment"] == name])
+        _draw_panel(axes, [run for run in runs if run["experiment"] == name])
+        axes.set_title(name)
+    figure.legend(handles=_handles(runs), loc="outside lower center", ncols=3, fontsize="small")
     return write_atomic(path, lambda aside: figure.savefig(aside, dpi=120))
 
 
-def _draw_panel(axes: Any, name: str, runs: Sequence[Run]) -> None:
-    labelled: set[str] = set()
+def _color(method: str) -> str:
+    return f"C{list(METHOD_TEXTS).index(method)}"
+
+
+def _handles(runs: Sequence[Run]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    methods = [method for method in METHOD_TEXTS if any(run["method"] == method for run in runs)]
+    return [
+        *(Line2D([], [], color=_color(m), lw=1.8, label=METHOD_TEXTS[m]) for m in methods),
+        Line2D([], [], color="0.3", lw=1.8, label="test data, at the means of the weights"),
+        Line2D([], [], color="0.3", ls="--", lw=1.1, label="training data, likewise"),
+        Line2D([], [], color="0.3", ls="", marker="o", ms=5, label="best epoch"),
+    ]
+
+
+def _draw_panel(axes: Any, runs: Sequence[Run]) -> None:
     for run in runs:
-        color = f"C{list(METHOD_TEXTS).index(run['method'])}"
-        label = METHOD_TEXTS[run["method"]] if run["method"] not in labelled else None
-        labelled.add(run["method"])
-        by_part = curves(run)
+        by_part, color = curves(run), _color(run["method"])
         epochs = range(1, len(by_part["test"]) + 1)
-        axes.plot(epochs, by_part["test"], color=color, lw=1.8, label=label)
+        axes.plot(epochs, by_part["test"], color=color, lw=1.8)
         axes.plot(epochs, by_part["train"], color=color, lw=1.1, ls="--")
         if run["best_epoch"] is not None:
             best = run["best_epoch"]
             axes.plot(best + 1, by_part["test"][best], "o", color=color, ms=5)
-    axes.plot([], [], color="0.3", ls="--", lw=1.1, label="training data, means of the weights")
-    axes.plot([], [], color="0.3", lw=1.8, label="test data, likewise")
     score = score_of(runs[0])
     if score == "perplexity":
         axes.set_yscale("log")
-        ticks = [50, 100, 150, 200, 250, 300, 400, 500, 700, 1000]
         low, high = axes.get_ylim()
-        axes.set_yticks([t for t in ticks if low <= t <= high])
-        axes.set_yticklabels([str(t) for t in ticks if low <= t <= high])
+        ticks = [tick for tick in TICKS if low <= tick <= high]
+        axes.set_yticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
-    axes.set(xlabel="epoch", ylabel=score, title=name)
-    axes.legend(fontsize="small")
+    axes.locator_params(axis="x", integer=True)
+    axes.set(xlabel="epoch", ylabel=score)
