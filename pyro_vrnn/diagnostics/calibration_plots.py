@@ -146,11 +146,13 @@ def plot_horizon(
     :param str ylabel: what the score is, with its unit.
     :returns: the axes.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = _axes(ax)
     ahead = np.arange(1, len(scores.mean) + 1)
     ax.fill_between(ahead, scores.lower, scores.upper, color=color, alpha=0.2, linewidth=0)
     ax.plot(ahead, scores.mean, color=color, marker=".", label=label)
-    ax.locator_params(axis="x", integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="steps ahead", ylabel=ylabel)
     if label is not None:
         ax.legend()
