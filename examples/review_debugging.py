@@ -210,6 +210,8 @@ def draw(path: Path, record: dict[str, Any]) -> None:
     figure = Figure(figsize=(12, 13), layout="constrained")
     left, right = figure.subfigures(2, 1, height_ratios=(1.6, 1))
     count = record["metrics"]["num_reviews"]
+    made_up = record["config"]["made_up"]
+    note = " (red: words that are ambiguous, or new to the model)" if made_up else ""
     for ax, (what, review) in zip(
         left.subplots(3, 1, sharey=True), record["shown"].items(), strict=True
     ):
@@ -221,10 +223,10 @@ def draw(path: Path, record: dict[str, Any]) -> None:
         ax.axhline(review["rating"], color="k", ls="--", lw=1, label="its rating")
         ax.set_xticks(list(x), review["words"], rotation=60, ha="right", fontsize=8)
         for word, label in zip(review["words"], ax.get_xticklabels(), strict=True):
-            if word == STRANGE or word in UNSEEN:
+            if made_up and (word == STRANGE or word in UNSEEN):
                 label.set(color="C3", weight="bold")
         ax.set_xlim(-0.5, len(x) - 0.5)
-        ax.set(ylabel="rating", title=f"{what} of {count} held-out reviews")
+        ax.set(ylabel="rating", title=f"{what} of {count} held-out reviews{note}")
     handles, labels = ax.get_legend_handles_labels()
     left.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     axes = right.subplots(1, 2, width_ratios=(1, 1.6))

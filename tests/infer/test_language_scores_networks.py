@@ -139,6 +139,18 @@ def test_the_limit_of_a_guide_without_noise():
     assert means[0].nats_per_token == pytest.approx(means[1].nats_per_token, rel=1e-12)
 
 
+def test_zero_probability_has_no_entropy():
+    """Where a probability is 0, p log p is 0 and not NaN."""
+    made = network("none")
+    with torch.no_grad():
+        made.head.bias[5] = -math.inf
+    found = score(made, draws="mean", entropies=True)
+    assert found.perplexity == math.inf  # the text has the word
+    assert found.entropy.isfinite().all()
+    torch.testing.assert_close(found.aleatoric, found.entropy)
+    assert (found.entropy < math.log(V - 1)).all()
+
+
 def test_windows_redraw():
     made = network()
     held, window = (score(made, num_samples=2, draws=d) for d in ("held", "window"))
