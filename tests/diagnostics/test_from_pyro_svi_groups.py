@@ -93,7 +93,8 @@ def test_dims_are_chain_draw_plates_then_numbers(plated, num_samples):
         "obs": {"rows": 4, "columns": 3},
         "counts": {"draw_dim": 5},
     }
-    assert shapes_of(data, "sample_stats") == dict.fromkeys(["lp", "log_p__", "log_g__"], sample)
+    densities = dict.fromkeys(["lp", "log_p__", "log_g__"], sample)
+    assert shapes_of(data, "sample_stats") == densities | {"norm": sample | {"site": 2}}
 
 
 def test_every_dim_has_a_coordinate(plated):
@@ -180,10 +181,10 @@ def test_history_of_a_fit(recurrent):
     assert svi.attrs["wall_time"] == result.wall_time
     assert (svi.attrs["fit_seed"], svi.attrs["seed"]) == (11, 5)
     kl = svi["kl"]
-    assert kl.dims == ("step", "kl_site")
+    assert kl.dims == ("step", "site")
     for name, values in result.kl.items():
-        assert kl.sel(kl_site=name).values.tolist() == values
-    parts = svi["expected_log_likelihood"] - kl.sum("kl_site")
+        assert kl.sel(site=name).values.tolist() == values
+    parts = svi["expected_log_likelihood"] - kl.sum("site")
     np.testing.assert_allclose(parts.values, result.elbo, rtol=1e-9)
     assert svi["gradient_norm"].values.tolist() == result.gradient_norm
     assert svi["learning_rate"].values.tolist() == [0.01] * 6
@@ -201,7 +202,7 @@ def test_history_of_a_tempered_fit_with_held_out_scores(recurrent):
     data = from_pyro_svi(model, guide, svi_result=result, model_args=args, num_samples=2)
     svi = data["svi"]
     assert svi["kl_weight"].values.tolist() == [0.5, 0.5]
-    parts = svi["expected_log_likelihood"] - svi["kl"].sum("kl_site")
+    parts = svi["expected_log_likelihood"] - svi["kl"].sum("site")
     np.testing.assert_allclose(svi["elbo"].values, parts.values, rtol=1e-12)
     assert svi["held_out_nll"].dims == ("epoch",)
     assert svi["held_out_nll"].values.tolist() == result.validation["nll"]
