@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.distributions import Independent
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -21,6 +22,13 @@ from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.nn.own_params import own_parameters
 
 Program = Callable[..., Any]
+
+
+class KeepInfer(Messenger):
+    """Keep the model's own ``infer`` of each site: replaying puts the guide's in its place."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["model_infer"] = msg["infer"].copy()
 
 
 @dataclass(frozen=True)
@@ -101,13 +109,13 @@ def iter_draws(
     :param predictions: other arguments to run it on, un-conditioned.
     """
     first: Draw | None = None
-    free = poutine.uncondition(model)
+    kept, free = KeepInfer()(model), poutine.uncondition(model)
     for _ in range(num_samples):
         with own_parameters(model, guide), function_draws():
             drawn = given.trace(guide)
             redrawn = given.trace(poutine.replay(free, trace=drawn)) if predictive else None
             elsewhere = predictions and predictions.trace(poutine.replay(free, trace=drawn))
-            draw = Draw(drawn, given.trace(poutine.replay(model, trace=drawn)), redrawn, elsewhere)
+            draw = Draw(drawn, given.trace(poutine.replay(kept, trace=drawn)), redrawn, elsewhere)
         if first is None:
             first = draw
             _check_match(draw)

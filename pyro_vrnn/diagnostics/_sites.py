@@ -13,7 +13,7 @@ from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.diagnostics._weight_dims import GATE_LABELS, weight_dims
-from pyro_vrnn.distributions.weight_site import weight_site_of
+from pyro_vrnn.distributions.weight_site import WeightSite, weight_site_of
 
 RESERVED_DIMS = ("chain", "draw", "sample")  # names that ArviZ gives a meaning
 Kind = Literal["latent", "observed", "deterministic"]
@@ -66,6 +66,15 @@ def site_kind(site: dict[str, Any]) -> Kind | None:
     return "observed" if site["is_observed"] else "latent"
 
 
+def model_infer(site: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``infer`` dictionary that the model gave a site."""
+    return site.get("model_infer", site["infer"])
+
+
+def _record(site: dict[str, Any]) -> WeightSite | None:
+    return weight_site_of({"name": site["name"], "infer": model_infer(site)})
+
+
 def full_value(site: dict[str, Any]) -> Tensor:
     """Return the value of a site, broadcast over its plates."""
     value, fn = torch.as_tensor(site["value"]), site["fn"]
@@ -114,9 +123,9 @@ def _given(site: dict[str, Any], dims: Names, defaults: Names) -> Sequence[str |
     if name in defaults:
         return defaults[name]
     value, event_dim = full_value(site), site["fn"].event_dim
-    if (event_dims := site["infer"].get("event_dims")) is not None:
+    if (event_dims := model_infer(site).get("event_dims")) is not None:
         return [*[None] * (value.dim() - event_dim), *event_dims]
-    is_weight = site_kind(site) == "latent" and weight_site_of(site) is not None
+    is_weight = site_kind(site) == "latent" and _record(site) is not None
     return None if is_weight and value.dim() == event_dim else ()
 
 
@@ -149,7 +158,7 @@ def _describe_weights(
     sites: Mapping[str, dict[str, Any]], found: Mapping[str, SiteInfo]
 ) -> dict[str, SiteInfo]:
     """Name the dims of weights by their records."""
-    records = {name: weight_site_of(site) for name, site in sites.items()}
+    records = {name: _record(site) for name, site in sites.items()}
     weights = {n: (r, found[n].shape) for n, r in records.items() if r is not None}
     others = [info for name, info in found.items() if name not in weights]
     taken = {*found, *RESERVED_DIMS, *(dim for info in others for dim in info.dims)}

@@ -168,7 +168,8 @@ def from_pyro_svi(
         )
     elsewhere = None
     if predictions_args is not None or predictions_kwargs is not None:
-        elsewhere = _arguments("predictions", predictions_args or (), predictions_kwargs)
+        args = () if predictions_args is None else predictions_args
+        elsewhere = _arguments("predictions", args, predictions_kwargs)
     request = Request(
         model=model,
         guide=guide,

@@ -9,7 +9,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-import xarray
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
@@ -304,26 +303,6 @@ def test_guides_of_one_class_keep_their_own_values(recurrent):
         exported.append(data["posterior"]["head.bias"].values[0, 0])
     assert np.abs(trained[0] - trained[1]).min() > 0.1
     np.testing.assert_allclose(exported, trained, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("engine", "library"), [("h5netcdf", "h5py"), ("netcdf4", "netCDF4")], ids=["h5", "nc4"]
-)
-def test_file_round_trip(recurrent, tmp_path, engine, library):
-    pytest.importorskip(library)
-    model, guide, args = recurrent
-    losses = [3.0, 2.0]
-    data = from_pyro_svi(model, guide, model_args=args, svi_result=losses, num_samples=3, seed=1)
-    path = str(tmp_path / "fit.nc")
-    data.to_netcdf(path, engine=engine)
-    back = az.from_netcdf(path, engine=engine)
-    assert groups_of(back) == groups_of(data)
-    for group in groups_of(data):
-        expected = data[group] if IS_0 else data[group].to_dataset()
-        got = back[group] if IS_0 else back[group].to_dataset()
-        xarray.testing.assert_identical(got.load(), expected)
-    assert back.attrs == data.attrs
-    back.close()
 
 
 def test_arviz_summarises_the_export(conjugate):
