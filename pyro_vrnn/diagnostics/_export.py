@@ -210,8 +210,8 @@ def _add_coords(layout: Layout, request: Request) -> None:
         add_sizes(sizes, name, dims, array.shape)
     predicted = dim_sizes(layout.predicted)
     for name, (dims, array) in {**layout.predictions, **layout.predicted_constants}.items():
-        counted = [(d, n) for d, n in zip(dims, array.shape, strict=True) if d not in SAMPLE_DIMS]
-        add_sizes(predicted, name, *zip(*counted, strict=True))
+        start = sum(dim in SAMPLE_DIMS for dim in dims)
+        add_sizes(predicted, name, dims[start:], array.shape[start:])
     # Other data have other sequences: a plate's coordinates are the training's.
     named = {dim for names in request.pred_dims.values() for dim in names}
     own = {dim for site in layout.sites.values() for dim in site.plate_dims} - named
