@@ -24,8 +24,6 @@ from benchmarks import arviz_page, limit_page, reliability_page  # noqa: E402
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "results"
 MARKS = {True: "holds", False: "**missed**", None: ""}
 Found = dict[str, Any]
-
-
 TEXTS = ("what", "shape", "reference", "target", "weights of", "kind", "scope")
 
 

@@ -122,7 +122,7 @@ def test_arviz_sees_chains(runs):
         ),
         (
             partial(run, 4, coords={"sequence": list("abcd")}),
-            "Expected runs with the same coordinates 'sequence' of log_likelihood/obs",
+            "Expected runs with the same coordinates 'sequence' of posterior_predictive/",
         ),
     ],
     ids=["sizes", "draws", "sites", "groups", "data", "coords"],
