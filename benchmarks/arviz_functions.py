@@ -203,7 +203,7 @@ def network_export(num_samples: int, num_epochs: int) -> Any:
 
 def exports(quick: bool) -> dict[str, Any]:
     """Return the objects that the calls are made on."""
-    num_samples, num_steps = (50, 20) if quick else (400, 400)
+    num_samples, num_steps = (50, 20) if quick else (100, 100)
     return {
         "plain": plain_export(2, num_samples, num_steps),
         "other": plain_export(1, num_samples, num_steps),
