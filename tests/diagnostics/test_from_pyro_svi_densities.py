@@ -116,7 +116,9 @@ def test_log_g_is_that_of_the_guide():
     model, guide, args = recurrent("regression", 4, 5, 3)
     data = from_pyro_svi(model, guide, model_args=args, num_samples=5)
     expected = sum(
-        guide.distribution(name).log_prob(torch.as_tensor(values.values[0]))
+        guide.distribution(name).log_prob(
+            torch.as_tensor(values.values[0]).reshape(5, *guide.sites[name].shape)
+        )
         for name, values in data["posterior"].data_vars.items()
     )
     np.testing.assert_allclose(stats(data, "log_g__"), expected.detach().numpy(), rtol=1e-10)
