@@ -19,13 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import limit_page, reliability_page  # noqa: E402
+from benchmarks import arviz_page, limit_page, reliability_page  # noqa: E402
 
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "results"
 MARKS = {True: "holds", False: "**missed**", None: ""}
 Found = dict[str, Any]
-
-
 TEXTS = ("what", "shape", "reference", "target", "weights of", "kind", "scope")
 
 
@@ -337,6 +335,7 @@ speed
 scope
 dropout_is_vi
 reliability
+arviz
 ```
 """
 
@@ -365,6 +364,7 @@ def pages() -> dict[str, str]:
         "scope.md": scope_page(),
         "dropout_is_vi.md": dropout_page(),
         "reliability.md": reliability(),
+        "arviz.md": arviz_page.from_results(NOTE, RESULTS),
     }
 
 

@@ -9,6 +9,7 @@ from pyro_vrnn.diagnostics.calibration_plots import (
 )
 from pyro_vrnn.diagnostics.class_check import ClassCheck, check_classes
 from pyro_vrnn.diagnostics.compare_guides import Comparison, Score, compare_guides
+from pyro_vrnn.diagnostics.concat_runs import concat_runs
 from pyro_vrnn.diagnostics.elbo_anatomy import elbo_anatomy
 from pyro_vrnn.diagnostics.elbo_plots import plot_elbo_parts, plot_kl_by_site
 from pyro_vrnn.diagnostics.elbo_terms import ELBOAnatomy, Estimate, LogLikelihood, SiteKL
@@ -34,6 +35,7 @@ __all__ = [
     "check_classes",
     "check_forecasts",
     "compare_guides",
+    "concat_runs",
     "elbo_anatomy",
     "from_pyro_svi",
     "plot_coverage",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,13 @@ def make_container(arviz: Any, groups: Mapping[str, Any], attrs: Mapping[str, An
     return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=dict(attrs)), **groups})
 
 
+def groups_of(container: Any) -> dict[str, Any]:
+    """Return the datasets of an ``InferenceData`` or a ``DataTree``, by group."""
+    if hasattr(container, "children"):
+        return {name: node.to_dataset() for name, node in container.children.items()}
+    return {name: container[name] for name in container.groups()}
+
+
 def size_text(num_bytes: int) -> str:
     """
     Write a number of bytes in binary units.
@@ -91,7 +98,7 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def check_total_size(sizes: Mapping[Sequence[str], int], max_bytes: int) -> None:
+def check_total_size(sizes: Mapping[tuple[str, str], int], max_bytes: int) -> None:
     """
     Refuse an export that would not fit, and say what is large in it.
 

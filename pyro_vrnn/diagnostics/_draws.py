@@ -1,51 +1,60 @@
-"""Draws from a guide with the model run on each: densities, and where each site's value goes."""
+"""Draws from a guide with the model run on each, and draws from the model's prior."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Independent
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_factor, site_is_subsample
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vrnn.diagnostics._sites import SiteInfo, full_value, site_kind
 from pyro_vrnn.distributions.unscored import Unscored
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.nn.own_params import own_parameters
 
-RESERVED_DIMS = ("chain", "draw", "sample")  # names that ArviZ gives a meaning
-Kind = Literal["latent", "observed", "deterministic"]
+Program = Callable[..., Any]
+
+
+class KeepInfer(Messenger):
+    """Keep the model's own ``infer`` of each site: replaying puts the guide's in its place."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["model_infer"] = msg["infer"].copy()
 
 
 @dataclass(frozen=True)
-class SiteInfo:
-    """What an export needs to know of one site: its kind, and a name for each of its dims."""
+class Arguments:
+    """What a program is called with."""
 
-    name: str
-    kind: Kind
-    in_plate: bool
-    dims: tuple[str, ...]  # batch dims, then event dims
-    batch_dims: int
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
 
-    @property
-    def group(self) -> str:
-        """Per-datum deterministics go with the predictions, functions of the weights do not."""
-        predicted = self.kind == "observed" or (self.kind == "deterministic" and self.in_plate)
-        return "posterior_predictive" if predicted else "posterior"
+    def trace(self, program: Program) -> Trace:
+        """Return the trace of one call."""
+        return poutine.trace(program).get_trace(*self.args, **self.kwargs)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The traces of one draw; ``model`` and ``predictive`` saw the values of ``guide``."""
+    """
+    The traces of one draw; ``model``, ``predictive`` and ``predictions`` saw ``guide``'s values.
+
+    ``predictive`` is the model un-conditioned, ``predictions`` that on other arguments.
+    """
 
     guide: Trace
     model: Trace
     predictive: Trace | None
+    predictions: Trace | None = None
 
     def log_p(self) -> float:
         """Return log p(y, w), with the program's scales and masks."""
@@ -59,127 +68,94 @@ class Draw:
             return None
         return _log_density(self.guide)
 
-    def log_likelihood(self, name: str) -> Tensor:
-        """Return log p(y_n | w) of an observed site, event dims summed; unscaled, 0 if masked."""
-        self.model.compute_log_prob(lambda other, site: other == name)
+    def log_likelihood(self, name: str, by_element: bool = False) -> Tensor:
+        """
+        Return log p(y_n | w) of an observed site, unscaled, 0 where it is masked.
+
+        :param by_element: keep the event dims whose elements are independent given w.
+        """
         site = self.model.nodes[name]
+        if by_element and isinstance(site["fn"], Independent):
+            return _log_prob_of_elements(site)
+        self.model.compute_log_prob(lambda other, _: other == name)
         return scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
 
     def value(self, info: SiteInfo) -> Tensor:
         """Return the value of a site that goes to ``posterior`` or ``posterior_predictive``."""
         trace = self.model if info.group == "posterior" else self.predictive
         assert trace is not None
-        return full_value(trace.nodes[info.name])
+        return value_of(trace, info)
+
+
+def value_of(trace: Trace, info: SiteInfo) -> Tensor:
+    """Return the value of a site, its dims as in ``info``."""
+    return info.arranged(full_value(trace.nodes[info.name]))
 
 
 def iter_draws(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    model: Program,
+    guide: Program,
+    given: Arguments,
     *,
     num_samples: int,
     predictive: bool,
+    predictions: Arguments | None = None,
 ) -> Iterator[Draw]:
-    """Draw from the guide one at a time, and run the model on each draw."""
+    """
+    Draw from the guide one at a time, and run the model on each draw.
+
+    :param given: arguments of the training.
+    :param predictive: run the model un-conditioned too.
+    :param predictions: other arguments to run it on, un-conditioned.
+    """
     first: Draw | None = None
+    kept, free = KeepInfer()(model), poutine.uncondition(model)
     for _ in range(num_samples):
         with own_parameters(model, guide), function_draws():
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-
-            def run(program: Callable[..., Any], given: Trace = guide_trace) -> Trace:
-                replayed = poutine.replay(program, trace=given)
-                return poutine.trace(replayed).get_trace(*args, **kwargs)
-
-            redrawn = run(poutine.uncondition(model)) if predictive else None
-            draw = Draw(guide_trace, run(model), redrawn)
+            drawn = given.trace(guide)
+            redrawn = given.trace(poutine.replay(free, trace=drawn)) if predictive else None
+            elsewhere = predictions and predictions.trace(poutine.replay(free, trace=drawn))
+            draw = Draw(drawn, given.trace(poutine.replay(kept, trace=drawn)), redrawn, elsewhere)
         if first is None:
             first = draw
             _check_match(draw)
-        for trace in (draw.model, draw.predictive):
-            if trace is not None:
-                _check_same_program(trace, first.model)
+        for trace, reference in (
+            (draw.model, first.model),
+            (draw.predictive, first.model),
+            (draw.predictions, first.predictions),
+        ):
+            if trace is not None and reference is not None:
+                _check_same_program(trace, reference)
         yield draw
 
 
-def site_kind(site: dict[str, Any]) -> Kind | None:
-    """Return what a site of the model is; None if it holds no random or recorded value."""
-    if site["type"] != "sample" or site_is_subsample(site) or site_is_factor(site):
-        return None
-    if site["infer"].get("_deterministic"):
-        return "deterministic"
-    return "observed" if site["is_observed"] else "latent"
-
-
-def full_value(site: dict[str, Any]) -> Tensor:
-    """Return the value of a site, broadcast over its plates."""
-    value, fn = torch.as_tensor(site["value"]), site["fn"]
-    return value.expand(torch.broadcast_shapes(value.shape, fn.batch_shape + fn.event_shape))
-
-
-def describe_sites(
-    trace: Trace, dims: Mapping[str, Sequence[str | None]] | None = None
-) -> dict[str, SiteInfo]:
-    """
-    Name the dims of every site of the model: by ``dims``, by its plates, else by number.
-
-    :raises ValueError: if ``dims`` names an unknown site, or has more names than the site has dims.
-    """
-    sites = {name: site for name, site in trace.nodes.items() if site_kind(site) is not None}
-    dims = dims or {}
-    unknown = sorted(set(dims) - set(sites))
-    if unknown:
-        raise ValueError(
-            f"Expected the names in dims to be sites of the model ({', '.join(sites)}), "
-            f"got {', '.join(map(repr, unknown))}."
-        )
-    return {name: _describe(site, dims.get(name, ())) for name, site in sites.items()}
-
-
-def _describe(site: dict[str, Any], given: Sequence[str | None]) -> SiteInfo:
-    name, kind = site["name"], site_kind(site)
-    assert kind is not None
-    num_dims = full_value(site).dim()
-    batch_dims = num_dims - site["fn"].event_dim
-    if isinstance(given, str) or len(given) > num_dims:
-        raise ValueError(f"Expected at most {num_dims} names in dims[{name!r}], got {given!r}.")
-    names: list[str | None] = [None] * num_dims
-    for frame in site["cond_indep_stack"]:
-        if frame.vectorized and -frame.dim <= batch_dims:
-            taken = frame.name in (*RESERVED_DIMS, name)
-            names[batch_dims + frame.dim] = f"{frame.name}_dim" if taken else frame.name
-    names[: len(given)] = [g or n for g, n in zip(given, names, strict=False)]
-    numbers = iter(range(num_dims))
-    filled = tuple(n or f"{name}_dim_{next(numbers)}" for n in names)
-    if len({*filled, *RESERVED_DIMS}) < num_dims + len(RESERVED_DIMS):
-        raise ValueError(
-            f"Expected the names in dims[{name!r}] to differ from each other and from "
-            f"{', '.join(RESERVED_DIMS)}, got {given!r}."
-        )
-    return SiteInfo(name, kind, bool(site["cond_indep_stack"]), filled, batch_dims)
-
-
-def dim_sizes(trace: Trace, sites: Mapping[str, SiteInfo]) -> dict[str, int]:
-    """
-    Return the size of every dim of the sites.
-
-    :raises ValueError: if two sites give a dim of one name two sizes.
-    """
-    sizes: dict[str, int] = {}
-    for site in sites.values():
-        for dim, size in zip(site.dims, full_value(trace.nodes[site.name]).shape, strict=True):
-            if sizes.setdefault(dim, size) != size:
-                raise ValueError(
-                    f"Expected dim {dim!r} to have one size, got {sizes[dim]} and "
-                    f"{size} (site {site.name!r})."
-                )
-    return sizes
+def iter_prior(model: Program, given: Arguments, *, num_samples: int) -> Iterator[Trace]:
+    """Run the model un-conditioned, its latents drawn from their priors."""
+    first: Trace | None = None
+    free = poutine.uncondition(model)
+    for _ in range(num_samples):
+        with own_parameters(model), function_draws():
+            trace = given.trace(free)
+        first = first or trace
+        _check_same_program(trace, first)
+        yield trace
 
 
 def _log_density(trace: Trace) -> float:
     trace.compute_log_prob()
     sites = [site for site in trace.nodes.values() if "log_prob" in site]
     return math.fsum(float(torch.as_tensor(s["log_prob"]).sum(dtype=torch.float64)) for s in sites)
+
+
+def _log_prob_of_elements(site: dict[str, Any]) -> Tensor:
+    base, num_dims = site["fn"], 0
+    while isinstance(base, Independent):
+        num_dims += base.reinterpreted_batch_ndims
+        base = base.base_dist
+    mask = site["mask"]
+    if isinstance(mask, Tensor):
+        mask = mask[(..., *[None] * num_dims)]
+    return scale_and_mask(base.log_prob(site["value"]), 1.0, mask)
 
 
 def _check_match(draw: Draw) -> None:
@@ -201,9 +177,17 @@ def _check_match(draw: Draw) -> None:
             f"{', '.join(map(repr, sorted(drawn - latents)))}; model_args must hold the "
             "observations, and sites the model does not have need infer={'is_auxiliary': True}."
         )
+    local = sorted(n for n in latents if draw.model.nodes[n]["cond_indep_stack"])
+    if draw.predictions is not None and local:
+        raise ValueError(
+            "Expected latents outside plates to predict other data from, got "
+            f"{', '.join(map(repr, local))} for each datum of the training."
+        )
+    if draw.predictions is not None:
+        _check_same_names(draw.predictions, draw.model)
 
 
-def _check_same_program(trace: Trace, reference: Trace) -> None:
+def _check_same_names(trace: Trace, reference: Trace) -> None:
     names, expected = (
         {n for n, s in t.nodes.items() if site_kind(s) is not None} for t in (trace, reference)
     )
@@ -212,6 +196,10 @@ def _check_same_program(trace: Trace, reference: Trace) -> None:
             "Expected a model with the same sites in every run, got "
             f"{', '.join(map(repr, sorted(names ^ expected)))} in some only."
         )
+
+
+def _check_same_program(trace: Trace, reference: Trace) -> None:
+    _check_same_names(trace, reference)
     # Data that change from draw to draw have no pointwise log-likelihood.
     indices, fixed = _subsamples(trace), _subsamples(reference)
     for name in indices.keys() & fixed.keys():

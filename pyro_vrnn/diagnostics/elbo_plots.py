@@ -140,7 +140,7 @@ def _history(history: Any) -> dict[str, FloatArray]:
         group = _svi_group(history)
         elbo = np.asarray(group["elbo"])
         expected = np.asarray(group["expected_log_likelihood"]) if _has(group) else []
-        kl = np.asarray(group["kl"].sum("kl_site")) if _has(group) else None
+        kl = np.asarray(group["kl"].sum("site")) if _has(group) else None
     if len(expected) == 0 or kl is None:
         raise ValueError(
             "Expected a history with the ELBO's parts, got the ELBO alone: train with fit and "

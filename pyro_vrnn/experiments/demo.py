@@ -92,7 +92,7 @@ def _export(study: Study) -> Any:
         svi_result=chosen.result,
         model_args=(train.x[::stride].to(device), train.y[::stride].to(device)),
         num_samples=EXPORTED_DRAWS,
-        coords={"data": train.origins[::stride].numpy()},
+        coords={"sequence": train.origins[::stride].numpy()},
         seed=study.config.seed,
     )
     coords = {"origin": test.origins, "step": range(1, study.plan.horizon + 1)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
@@ -46,6 +48,12 @@ class SequenceClassification(SequenceModel):
     :raises TypeError: if ``rnn`` is not one of ours.
     :raises ValueError: if there are fewer than 2 classes, or shapes do not fit.
     """
+
+    dim_names: ClassVar[dict[str, tuple[str, ...]]] = {
+        **SequenceModel.dim_names,
+        "logits": ("sequence", "category"),
+        "obs": ("sequence",),
+    }
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -56,6 +56,12 @@ class Forecaster(GaussianSequenceModel):
     :raises TypeError: if ``rnn`` is not one of ours.
     :raises ValueError: if ``lag`` is less than ``horizon``, or an argument is not positive.
     """
+
+    dim_names: ClassVar[dict[str, tuple[str, ...]]] = {
+        **GaussianSequenceModel.dim_names,
+        "loc": ("sequence", "horizon"),
+        "obs": ("sequence", "horizon"),
+    }
 
     def __init__(
         self,

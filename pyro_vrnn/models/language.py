@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -82,6 +82,11 @@ class LanguageModel(OwnParamsModule):
     """
 
     state: State | None
+    dim_names: ClassVar[dict[str, tuple[str, ...]]] = {
+        "x": ("sequence", "time"),
+        "lengths": ("sequence",),
+        "obs": ("sequence", "time"),
+    }
 
     def __init__(
         self,

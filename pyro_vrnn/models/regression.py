@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from pyro_vrnn.models.gaussian import GaussianSequenceModel
@@ -42,6 +44,12 @@ class SequenceRegression(GaussianSequenceModel):
     :raises TypeError: if ``rnn`` is not one of ours.
     :raises ValueError: if a size or ``tau`` is not positive, or shapes do not fit.
     """
+
+    dim_names: ClassVar[dict[str, tuple[str, ...]]] = {
+        **GaussianSequenceModel.dim_names,
+        "loc": ("sequence", "output"),
+        "obs": ("sequence", "output"),
+    }
 
     def __init__(
         self,

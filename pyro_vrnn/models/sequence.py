@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -60,7 +60,14 @@ class SequenceModel(OwnParamsModule):
 
     :param int out_features: size of the head's output.
     :param prior_scale: prior of the head, as in :class:`~pyro_vrnn.nn.Linear`.
+    :cvar dict dim_names: site or argument -> names of its dims, for
+        :func:`~pyro_vrnn.from_pyro_svi`.
     """
+
+    dim_names: ClassVar[dict[str, tuple[str, ...]]] = {
+        "x": ("sequence", "time", "feature"),
+        "lengths": ("sequence",),
+    }
 
     def __init__(
         self,

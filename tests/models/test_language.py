@@ -313,7 +313,7 @@ def test_arviz_has_the_log_likelihood_of_every_word() -> None:
     data = vrnn.from_pyro_svi(
         model, guide, model_args=(x, y), num_samples=3, posterior=["head.bias"]
     )
-    assert data.log_likelihood["obs"].dims == ("chain", "draw", "data", "time")
+    assert data.log_likelihood["obs"].dims == ("chain", "draw", "sequence", "time")
     assert data.log_likelihood["obs"].shape == (1, 3, N, T)
 
 
