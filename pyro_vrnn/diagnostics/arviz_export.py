@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vrnn.diagnostics._datasets import import_arviz, make_container
 from pyro_vrnn.diagnostics._draws import Arguments
 from pyro_vrnn.diagnostics._export import Request, run_export
+from pyro_vrnn.diagnostics._programs import check_arguments, check_callable
 from pyro_vrnn.infer import FitResult
 from pyro_vrnn.runs import set_seed
 from pyro_vrnn.shapes import check_choice, check_positive_int
@@ -161,7 +162,7 @@ def from_pyro_svi(
     check_positive_int("num_samples", num_samples)
     check_positive_int("max_bytes", max_bytes)
     check_choice("log_likelihood", log_likelihood, LOG_LIKELIHOODS)
-    _check_programs(model, guide)
+    check_callable(model, guide)
     if predictions is not None and predictions_args is not None:
         raise ValueError(
             "Expected predictions (draws) or predictions_args (what to draw them at), got both."
@@ -199,16 +200,5 @@ def from_pyro_svi(
     return make_container(arviz, datasets, attrs)
 
 
-def _check_programs(model: Any, guide: Any) -> None:
-    for name, value in (("model", model), ("guide", guide)):
-        if not callable(value):
-            raise TypeError(f"Expected {name} to be callable, got {type(value).__name__}.")
-
-
 def _arguments(name: str, args: Any, kwargs: Any) -> Arguments:
-    # A tensor would be taken apart into its first dim.
-    if not isinstance(args, (tuple, list)):
-        raise TypeError(f"Expected {name}_args to be a tuple, got {type(args).__name__}.")
-    if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise TypeError(f"Expected {name}_kwargs to be a dict, got {type(kwargs).__name__}.")
-    return Arguments(args, kwargs or {})
+    return Arguments(args, check_arguments(name, args, kwargs))

@@ -20,7 +20,7 @@ from pyro_vrnn.infer._run import Options, Run
 from pyro_vrnn.infer._trainer import OptimizerFn, Trainer, no_optimizer
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit_result import FitResult
-from pyro_vrnn.infer.held_out import held_out
+from pyro_vrnn.infer.held_out import check_independent_batches, held_out
 from pyro_vrnn.nn.own_params import module_local_params
 from pyro_vrnn.runs import check_device
 from pyro_vrnn.shapes import check_choice, check_positive_float, check_positive_int
@@ -153,6 +153,7 @@ def fit(
     own = ("expected_log_likelihood", "nll")
     if not callable(validation):
         check_choice("monitor", monitor, own)
+        check_independent_batches("validation", validation)
     place = _check_common(optimizer, clip_norm, schedule, patience, nonfinite, validation, device)
     for module in (model, guide):
         module.to(place)

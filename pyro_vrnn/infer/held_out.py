@@ -23,6 +23,7 @@ from torch import Tensor
 from pyro_vrnn.infer._batches import Batches
 from pyro_vrnn.infer._evaluating import evaluating
 from pyro_vrnn.infer._sites import sample_sites
+from pyro_vrnn.infer.carried_state import CarriedState
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.models.sequence import any_batch_size
 from pyro_vrnn.nn.own_params import own_parameters
@@ -119,6 +120,7 @@ def held_out_log_likelihood(
         [torch.Size([3, 4])]
     """
     check_positive_int("num_draws", num_draws)
+    check_independent_batches("data", data)
     number = -1
     for number, (args, kwargs) in enumerate(Batches(data, device).epoch()):
         scores = []
@@ -141,6 +143,15 @@ def held_out_log_likelihood(
         yield each
     if number < 0:
         raise ValueError("Expected held-out data of at least one batch, got none.")
+
+
+def check_independent_batches(name: str, data: Any) -> None:
+    """Refuse windows that carry a state: under several draws each would start from the last's."""
+    if isinstance(data, CarriedState):
+        raise TypeError(
+            f"Expected {name} in batches that do not depend on each other, got CarriedState: score "
+            "a text with score_language (and give fit a function that returns its number)."
+        )
 
 
 def _log_likelihood(trace: Any) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 import pyro_vrnn as vrnn
 from pyro_vrnn import baselines
-from pyro_vrnn.infer import CarriedState, fit, fit_loss
+from pyro_vrnn.infer import CarriedState, fit, fit_loss, held_out
 
 V, H, N, T, WINDOWS = 11, 5, 3, 4, 6
 SGD = partial(torch.optim.SGD, lr=1e-4)
@@ -150,3 +150,13 @@ def test_a_run_that_broke_off_in_its_validation_does_not_train_the_epoch_again(
     losses, _ = run(tmp_path / "a")
     assert len(losses) == 3 * WINDOWS
     assert losses == run(tmp_path / "b")[0]
+
+
+def test_scores_under_several_draws_are_refused() -> None:
+    model, guide = pair()
+    data = CarriedState(windows(), model)
+    guide(*windows()[0])
+    with pytest.raises(TypeError, match="Expected data in batches that do not depend on"):
+        held_out(model, guide, data)
+    with pytest.raises(TypeError, match=r"Expected validation in batches .* got CarriedState"):
+        fit(model, guide, data, num_epochs=1, optimizer=SGD, validation=data, progress=False)
