@@ -26,6 +26,7 @@ take {draws_gib:.1f} GiB. What did not fit in `max_bytes` was summarised, with a
 - Peak resident memory: {peak_gib:.2f} GiB in the export, {peak_after_writing_gib:.2f} GiB after it
   was written to netCDF; {before_gib:.2f} GiB before. Target: at most {limit_gib:g} GiB,
   {mark}.
+- Command: `{command}`.
 - {seconds:.0f} seconds ({date}, {threads} thread, beside other work)."""
 
 

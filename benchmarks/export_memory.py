@@ -84,7 +84,8 @@ def main() -> None:
     start = time.perf_counter()
     found = measure(options.num_samples, options.file)
     record = {
-        "command": "python benchmarks/export_memory.py --file PATH",
+        "command": "python benchmarks/export_memory.py"
+        f" --num-samples {options.num_samples}" + " --file PATH" * (options.file is not None),
         "config": {"num_samples": options.num_samples, "seed": 0},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "wall_time_seconds": round(time.perf_counter() - start, 1),

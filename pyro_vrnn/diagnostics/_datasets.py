@@ -89,12 +89,13 @@ def size_text(num_bytes: int) -> str:
     """
     Write a number of bytes in binary units.
 
-    >>> size_text(3 * 2**29), size_text(1000)
-    ('1.5 GiB', '1000 B')
+    >>> size_text(3 * 2**29), size_text(1000 * 2**20), size_text(1000)
+    ('1.5 GiB', '1000 MiB', '1000 B')
     """
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
+            value = num_bytes / size
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
     return f"{num_bytes} B"
 
 
