@@ -13,8 +13,8 @@ Run = dict[str, Any]
 
 TEXT = """# The paper's experiments, first runs
 
-One run of each experiment and method, one seed each, on a CPU: what a method gains is seen, a
-difference of a few points between two methods may be the seed. [What the experiments
+One run of each experiment and method on a CPU, with further seeds of some: what a method gains is
+seen, a difference of a few points between two methods may be the seed. [What the experiments
 are](../guide/experiments.md). Scores are at the means of the weights (the "standard dropout
 approximation") unless they say "average over draws".
 
@@ -71,6 +71,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, marks, *rows))
 
 
+def _label(run: Run, runs: Sequence[Run]) -> str:
+    text = METHOD_TEXTS[run["method"]]
+    several = sum(other["method"] == run["method"] for other in runs) > 1
+    return f"{text}, seed {run['seed']}" if several else text
+
+
 def _seconds(run: Run) -> str:
     each = sorted(run["curve"]["seconds"])
     return f"{each[len(each) // 2]:.0f}"
@@ -82,7 +88,7 @@ def _language_table(runs: Sequence[Run]) -> str:
         by_part, best = curves(run), run["best_epoch"]
         rows.append(
             [
-                METHOD_TEXTS[run["method"]],
+                _label(run, runs),
                 f"{best + 1} of {len(by_part['test'])}",
                 *(f"{by_part[part][best]:.1f}" for part in ("train", "valid", "test")),
                 f"{by_part['test'][-1]:.1f}",
@@ -101,7 +107,7 @@ def _draws_table(runs: Sequence[Run]) -> str:
             continue
         rows.append(
             [
-                METHOD_TEXTS[run["method"]],
+                _label(run, runs),
                 f"{metrics['test_perplexity']:.1f}",
                 str(metrics["num_samples"]),
                 f"{metrics['mc_test_perplexity']:.1f}",
@@ -123,7 +129,7 @@ def _sentiment_table(runs: Sequence[Run]) -> str:
         by_part, best, metrics = curves(run), run["best_epoch"], run["metrics"]
         rows.append(
             [
-                METHOD_TEXTS[run["method"]],
+                _label(run, runs),
                 f"{best + 1} of {len(by_part['test'])}",
                 f"{by_part['train'][best]:.4f}",
                 f"{by_part['test'][best]:.4f}",
@@ -146,18 +152,20 @@ def _sentiment_table(runs: Sequence[Run]) -> str:
 
 
 def _found(runs: Sequence[Run]) -> list[str]:
-    by_method = {run["method"]: run for run in runs}
     lines = []
-    for method, run in by_method.items():
+    for run in runs:
         test, train = curves(run)["test"], curves(run)["train"]
         least = min(range(len(test)), key=test.__getitem__)
         lines.append(
-            f"{METHOD_TEXTS[method]}: lowest on the test data in epoch {least + 1} "
+            f"{_label(run, runs)}: lowest on the test data in epoch {least + 1} "
             f"({_show(test[least])}; training data {_show(train[least])}), in the last epoch "
             f"{_show(test[-1])} (training data {_show(train[-1])})."
         )
-    if {"dropout", "svi"} <= set(by_method):
-        best = {m: curves(r)["test"][r["best_epoch"]] for m, r in by_method.items()}
+    seed = min(run["seed"] for run in runs)
+    best = {
+        run["method"]: curves(run)["test"][run["best_epoch"]] for run in runs if run["seed"] == seed
+    }
+    if {"dropout", "svi"} <= set(best):
         first, second = best["svi"], best["dropout"]
         lines.append(
             f"SVI against dropout as VI, at their best epochs: {_show(first)} and {_show(second)}, "
