@@ -106,7 +106,8 @@ def sentiment(config: SentimentConfig, method: str, num_pieces: int) -> Plain | 
         def initial(site: dict[str, Any]) -> Tensor:
             if site["name"] == "embedding.weight":
                 return _uniform(site["fn"].event_shape, config.embedding_init)
-            return default_initial(site)
+            value = default_initial(site)
+            return _opened(value, config) if site["name"] == "rnn.bias_ih_l0" else value
 
         return Bayesian(model, _guide(model, config, initial))
     options = _options(config, method)
@@ -117,6 +118,9 @@ def sentiment(config: SentimentConfig, method: str, num_pieces: int) -> Plain | 
     )
     assert network.embedding is not None
     network.embedding.weight.data.uniform_(-config.embedding_init, config.embedding_init)
+    bias = network.rnn.bias_ih_l0
+    assert isinstance(bias, Tensor)
+    bias.data.copy_(_opened(bias.data, config))
     penalty = None if method == "none" else prior_scale
     loss = baselines.GaussianLoss(network, learn_tau=True, num_data=num_pieces, prior_scale=penalty)
     return Plain(loss)
@@ -137,6 +141,14 @@ def _options(config: StudyConfig, method: str) -> dict[str, Any]:
     name = "none" if method == "none" else "variational"
     drop_prob = config.drop_probs.by_kind()
     return {"method": name, "drop_prob": drop_prob, "parametrization": "inverted"}
+
+
+def _opened(bias: Tensor, config: SentimentConfig) -> Tensor:
+    """Return the first bias of a layer, with that of an LSTM's forget gate one higher."""
+    if config.cell != "lstm":
+        return bias
+    gates = torch.tensor([0.0, 1.0, 0.0, 0.0], device=bias.device)  # i, f, g, o
+    return bias + gates.repeat_interleave(config.hidden_size)
 
 
 def _uniform(shape: Any, bound: float) -> Tensor:

@@ -267,6 +267,9 @@ def test_ratings_start_from_one_distribution_in_every_method(cell: str) -> None:
             trainee.guide(x, y)
         values = trainee.mean_network().state_dict()
         assert 0.25 < values["embedding.weight"].abs().max() <= 0.3 + 1e-6
+        by_gate = values["rnn.bias_ih_l0"].unflatten(0, (-1, 8)).mean(1)
+        forget = [0.0, 1.0, 0.0, 0.0] if cell == "lstm" else [0.0] * 3
+        assert by_gate.tolist() == pytest.approx(forget, abs=0.36)  # torch's U(+-0.354)
         shapes.append({name: value.shape for name, value in values.items()})
     assert shapes[0] == shapes[1] == shapes[2]
 
