@@ -1,9 +1,8 @@
 """
 The documentation's pages of results, made from the JSON files of the benchmarks.
 
-Guards against a number in the documentation that no run has given. ``python
-benchmarks/results_page.py`` writes ``docs/results/*.md``; ``--check`` says whether the pages are
-what the JSON gives, which a test does too.
+Guards against a number in the documentation that no run has given. ``--check`` says whether the
+pages are what the JSON gives, which a test does too.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import arviz_page, limit_page, reliability_page  # noqa: E402
+from benchmarks import arviz_page, experiments_page, limit_page, reliability_page  # noqa: E402
 
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "results"
 MARKS = {True: "holds", False: "**missed**", None: ""}
@@ -336,6 +335,7 @@ scope
 dropout_is_vi
 reliability
 arviz
+experiments
 ```
 """
 
@@ -364,6 +364,7 @@ def pages() -> dict[str, str]:
         "scope.md": scope_page(),
         "dropout_is_vi.md": dropout_page(),
         "reliability.md": reliability(),
+        "experiments.md": experiments_page.page(NOTE, RESULTS / "experiments"),
         "arviz.md": arviz_page.from_results(NOTE, RESULTS),
     }
 
