@@ -27,6 +27,17 @@ is one command,
 pyro-vrnn experiment NAME --data FOLDER --method METHOD --seed SEED
 ```
 """
+READING = """What is seen here, with few seeds:
+
+- Language: without dropout the test perplexity turns after five or six epochs; with dropout it does
+  not within 25. SVI with the spike-and-slab guide and dropout as VI take the same way.
+- An average over 20 held draws is worse than the network at its means, and with embeddings at their
+  means slightly better: single draws lose a quarter of the word types for a whole text. The bias for
+  finite S explains a small part.
+- Ratings: for the LSTM no dropout is best at its best epoch; for the GRU the methods with dropout are,
+  by less than seeds differ. What dropout gives is an error that does not rise with training.
+- Intervals of the methods with dropout hold fewer ratings than they say: their noise is learned on
+  training data that the network knows well by then."""
 LANGUAGE = """Perplexity, every token of the text once. "Best" is the epoch of the lowest validation
 perplexity; the last column is the test perplexity after the last epoch."""
 SENTIMENT = """Root mean squared error of ratings in [0, 1]. The paper's split has no validation
@@ -40,7 +51,7 @@ def page(note: str, folder: Path) -> str:
     runs = read_runs([folder])
     names = dict.fromkeys(run["experiment"] for run in runs)
     by_name = {name: [run for run in runs if run["experiment"] == name] for name in names}
-    parts = [note, TEXT.rstrip(), _about(runs)]
+    parts = [note, TEXT.rstrip(), _about(runs), READING]
     for name, own in by_name.items():
         language = score_of(own[0]) == "perplexity"
         parts += [
