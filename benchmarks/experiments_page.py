@@ -31,11 +31,11 @@ READING = """What is seen here, with few seeds:
 
 - Language: without dropout the test perplexity turns after five or six epochs; with dropout it does
   not within 25. SVI with the spike-and-slab guide and dropout as VI take the same way.
-- An average over 20 held draws is worse than the network at its means, and with embeddings at their
-  means slightly better: single draws lose a quarter of the word types for a whole text. The bias for
-  finite S explains a small part.
-- Ratings: for the LSTM no dropout is best at its best epoch; for the GRU the methods with dropout are,
-  by less than seeds differ. What dropout gives is an error that does not rise with training.
+- An average over 20 held draws is worse than the network at its means, and with embeddings at
+  their means slightly better: a single draw loses a quarter of the word types for a whole text.
+  The bias for finite S explains a small part.
+- Ratings: for the LSTM no dropout is best at its best epoch; for the GRU the methods with dropout
+  are, by less than seeds differ. What dropout gives is an error that does not rise with training.
 - Intervals of the methods with dropout hold fewer ratings than they say: their noise is learned on
   training data that the network knows well by then."""
 LANGUAGE = """Perplexity, every token of the text once. "Best" is the epoch of the lowest validation
