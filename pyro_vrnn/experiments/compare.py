@@ -10,7 +10,7 @@ from typing import Any
 
 from pyro_vrnn.experiments.study_config import METHOD_TEXTS
 from pyro_vrnn.experiments.study_run import LAYOUT, RUN
-from pyro_vrnn.files import write_atomic
+from pyro_vrnn.files import writable_folder, write_atomic
 
 Run = dict[str, Any]
 Curve = list[float]
@@ -136,6 +136,7 @@ def draw_curves(runs: Sequence[Run], path: str | Path) -> Path:
     """
     from matplotlib.figure import Figure
 
+    writable_folder(Path(path).parent)
     names = list(dict.fromkeys(run["experiment"] for run in runs))
     figure = Figure(figsize=(max(6.5, 5.2 * len(names)), 4.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):

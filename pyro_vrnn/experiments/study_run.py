@@ -21,6 +21,7 @@ from pyro_vrnn.shapes import check_choice
 
 RUN, CHECKPOINTS = "run.json", "checkpoints"
 LAYOUT = 1  # of run.json
+GROWING = ("num_epochs", "num_samples")  # what may be more when a run goes on
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ class StudyRequest:
         }
 
 
+def _flat(facts: dict[str, Any], start: str = "") -> dict[str, Any]:
+    """Return nested facts under dotted names, so that a message can say which one differs."""
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        key = f"{start}{name}"
+        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return flat
+
+
 def data_facts(**parts: Tensor) -> dict[str, Any]:
     """Return sizes and SHA-256 of tensors: they say which data it was, and nothing of its text."""
     return {
@@ -75,20 +85,37 @@ class RunFile:
     """
     The JSON of a run: facts, one row an epoch, and the metrics when it is done.
 
+    The folder belongs to the run, whatever its number of epochs and of draws: with more of them
+    the run goes on.
+
     :raises ValueError: if the folder is that of another run.
     """
 
     def __init__(self, study: StudyRequest, data: dict[str, Any]) -> None:
         self.study, self.data = study, data
         self.path = study.folder / RUN
-        claim(study.folder, {**study.facts(), "data": data})
+        wanted = _flat({**study.facts(), "data": data})
+        for name in GROWING:
+            del wanted[f"config.{name}"]
+        claim(study.folder, wanted)
 
     def finished(self) -> dict[str, Any] | None:
-        """Return what a run that is done has found."""
+        """
+        Return what the run has found, if it is done with these numbers of epochs and draws.
+
+        :raises ValueError: if more epochs were run than are asked for.
+        """
         if not self.path.exists():
             return None
         found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-        return found if found.get("finished") else None
+        done, wanted = len(found["curve"]["train_loss"]), self.study.config.num_epochs
+        if done > wanted:
+            raise ValueError(
+                f"Expected at least the {done} epochs that the run in {self.study.folder} has "
+                f"made, got num_epochs={wanted}: give another folder for fewer."
+            )
+        same = found["config"] == asdict(self.study.config)
+        return found if found["finished"] and same else None
 
     def write(self, result: FitResult, metrics: dict[str, Any], finished: bool) -> dict[str, Any]:
         """Write what is known so far, and return it."""

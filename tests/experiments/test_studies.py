@@ -59,10 +59,9 @@ def small(name: str, **changes: Any) -> Any:
     config = find_config(name)
     common = {"num_epochs": 2, "hidden_size": 8, "batch_size": 4, "num_samples": 3}
     if isinstance(config, LanguageConfig):
-        return replace(config, window=5, **common, **changes)
-    return replace(
-        config, embedding_dim=8, piece_length=20, vocabulary_size=50, **common, **changes
-    )
+        return replace(config, **{"window": 5, **common, **changes})
+    own = {"embedding_dim": 8, "piece_length": 20, "vocabulary_size": 50}
+    return replace(config, **{**own, **common, **changes})
 
 
 @pytest.fixture
@@ -146,10 +145,28 @@ def test_a_run_that_was_broken_off_ends_as_if_it_was_not(
     assert resumed["metrics"] == whole["metrics"]
 
 
+@pytest.mark.parametrize("method", ["none", "svi"])
+def test_a_run_goes_on_with_more_epochs_or_draws(
+    tmp_path: Path, corpus: Corpus, method: str
+) -> None:
+    whole = run_language(study(tmp_path / "a", method, num_epochs=3), corpus)
+    run_language(study(tmp_path / "b", method, num_epochs=2), corpus)
+    more = run_language(study(tmp_path / "b", method, num_epochs=3), corpus)
+    assert more["curve"]["valid_nll"] == whole["curve"]["valid_nll"]
+    assert (more["metrics"], more["best_epoch"]) == (whole["metrics"], whole["best_epoch"])
+    drawn = run_language(study(tmp_path / "b", method, num_epochs=3, num_samples=5), corpus)
+    assert drawn["config"]["num_samples"] == 5
+    assert drawn["metrics"].get("num_samples") == (5 if method == "svi" else None)
+    with pytest.raises(ValueError, match="Expected at least the 3 epochs that the run in"):
+        run_language(study(tmp_path / "b", method, num_epochs=2), corpus)
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, corpus: Corpus) -> None:
     run_language(study(tmp_path / "run", "none"), corpus)
     with pytest.raises(ValueError, match=r"Expected the options of the run in .*method=none"):
         run_language(study(tmp_path / "run", "dropout"), corpus)
+    with pytest.raises(ValueError, match=r"\(config.init=0.1\), got config.init=0.2: give them"):
+        run_language(study(tmp_path / "run", "none", init=0.2), corpus)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("ptb")])
