@@ -22,10 +22,16 @@ def history(svi_result: SVIResult) -> dict[str, Variable]:
     """
     Return what happened step by step, ``kl`` apart.
 
+    :raises TypeError: if it is neither a FitResult nor a sequence.
     :raises ValueError: if there is no step, or the losses are no sequence of numbers.
     """
     if svi_result is None:
         return {}
+    if not isinstance(svi_result, (FitResult, Sequence, np.ndarray, torch.Tensor)):
+        raise TypeError(
+            "Expected svi_result to be what fit returned or a list of the losses of SVI.step, "
+            f"got {type(svi_result).__name__}."
+        )
     result = svi_result if isinstance(svi_result, FitResult) else None
     loss = np.asarray(svi_result if result is None else result.loss, dtype=np.float64)
     if loss.ndim != 1 or not loss.size:

@@ -40,6 +40,10 @@ def read_forecasts(
         draws = read_draws(predicted, group, var_name)
         y = read_observed(predicted, group, var_name) if y is None else y
     elif isinstance(predicted, Prediction):
+        if predicted.probs is not None:
+            raise ValueError(
+                "Expected a Prediction of numbers, got one of classes: use check_classes."
+            )
         if predicted.draws is None:
             raise ValueError(
                 "Expected a Prediction with draws, got none: predict with "

@@ -68,4 +68,11 @@ def read_pieces(data: str | Path, config: SentimentConfig) -> PieceSplit:
 
 def read_ratings(data: str | Path) -> Documents:
     """Read a folder of the scale data, or a file of labelled texts."""
-    return read_scale_data(data) if Path(data).is_dir() else read_labelled(data)
+    if not Path(data).is_dir():
+        return read_labelled(data)
+    try:
+        return read_scale_data(data)
+    except ValueError as error:
+        if any(Path(data).glob("*/subj.*")):
+            raise
+        raise ValueError(f"{error} (Or give a .csv or .jsonl file.)") from error

@@ -50,11 +50,17 @@ class CarriedState:
     :param windows: ``(x, y)`` or ``(x, y, lengths)`` in order, such as a
         :class:`~pyro_vrnn.data.StreamWindows`; run through again every epoch.
     :param module: what keeps the state: the model or loss that the batches are for.
+    :raises TypeError: if the module keeps no state.
     :raises ValueError: in an epoch, if a window is asked for before the module was run on the last
         one, as gradient accumulation does (the state it starts from is not there yet).
     """
 
     def __init__(self, windows: Windows, module: Stateful) -> None:
+        if not hasattr(module, "state"):
+            raise TypeError(
+                "Expected a module that keeps its last state, such as a LanguageModel, behind the "
+                f"windows, got {type(module).__name__}."
+            )
         self.windows, self.module = windows, module
         self._position = 0  # windows given in this epoch
         self._resumed: tuple[int, Any] | None = None  # where the next epoch starts, if not at 0

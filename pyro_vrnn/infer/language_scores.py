@@ -252,6 +252,8 @@ def _score(
         if num_samples not in (None, 1):
             raise ValueError(f"Expected no num_samples with draws='mean', got {num_samples!r}.")
         num_samples = 1
+    elif num_samples is None:
+        raise ValueError(f"Expected num_samples=, the number of draws, with draws={draws!r}.")
     num_samples = check_positive_int("num_samples", num_samples)
     with lent_generators(), _bar(progress) as update:
         sums = run_draws(

@@ -9,6 +9,7 @@ import xarray
 import pyro_vrnn as vrnn
 from pyro_vrnn import scores
 from pyro_vrnn.diagnostics import check_forecasts
+from pyro_vrnn.infer import Prediction
 
 IS_0 = int(az.__version__.split(".")[0]) < 1
 
@@ -224,3 +225,9 @@ def test_prediction_without_draws_is_refused(regression):
 def test_arviz_objects_without_the_variable_are_refused(calibrated, options, message):
     with pytest.raises(ValueError, match=message):
         check_forecasts(exported(*calibrated), **options)
+
+
+def test_a_prediction_of_classes_is_sent_to_the_other_check():
+    predicted = Prediction(num_samples=3, seed=0, strategy="loop", probs=torch.ones(4, 2) / 2)
+    with pytest.raises(ValueError, match=r"Expected a Prediction of numbers, .*use check_classes"):
+        check_forecasts(predicted, np.zeros((4, 1)))

@@ -8,6 +8,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_vrnn import from_pyro_svi
+from pyro_vrnn.diagnostics._history import history
 
 
 @pytest.mark.parametrize(
@@ -183,3 +184,8 @@ def test_sites_change_from_draw_to_draw(names, message):
             num_samples=2,
             posterior_predictive=False,
         )
+
+
+def test_a_result_that_is_none_is_refused():
+    with pytest.raises(TypeError, match=r"Expected svi_result to be what fit returned .* got dict"):
+        history({"loss": [1.0]})

@@ -160,3 +160,9 @@ def test_scores_under_several_draws_are_refused() -> None:
         held_out(model, guide, data)
     with pytest.raises(TypeError, match=r"Expected validation in batches .* got CarriedState"):
         fit(model, guide, data, num_epochs=1, optimizer=SGD, validation=data, progress=False)
+
+
+def test_what_keeps_no_state_is_refused() -> None:
+    model, _ = pair()
+    with pytest.raises(TypeError, match=r"Expected a module that keeps its last state.* got list"):
+        CarriedState(model, windows())

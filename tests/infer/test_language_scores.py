@@ -285,7 +285,7 @@ X = torch.zeros(2, 3, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"num_samples": None}, TypeError, "Expected num_samples to be a positive int, got None"),
+        ({"num_samples": None}, ValueError, "Expected num_samples=, the number of draws, with"),
         ({"num_samples": 0}, ValueError, "Expected num_samples to be a positive int, got 0"),
         ({"draws": "token"}, ValueError, "Expected draws to be one of 'held', 'window', 'mean'"),
         ({"draws": "mean"}, ValueError, "Expected no num_samples with draws='mean', got 2"),
