@@ -33,7 +33,8 @@ def _totals(anatomy: ELBOAnatomy) -> str:
     rows = [row("expected log-likelihood", anatomy.expected_log_likelihood)]
     if len(anatomy.log_likelihood) > 1:
         rows += [row(f"  {part.name}", part.expected) for part in anatomy.log_likelihood]
-    rows += [row("KL", anatomy.kl), row("ELBO", anatomy.elbo)]
+    unknown = "" if anatomy.has_density else " + c"
+    rows += [row(f"KL{unknown}", anatomy.kl), row(f"ELBO{unknown}", anatomy.elbo)]
     if anatomy.reference is not None:
         label = "given reference" if anatomy.reference_kind == "given" else anatomy.reference_kind
         rows.append(row(str(label), Estimate(anatomy.reference, 0.0)))

@@ -129,6 +129,8 @@ def check_classes(
         raise ValueError(
             f"Expected mask of shape {shape_text(ids.shape)}, got {shape_text(kept.shape)}."
         )
+    if ids.dtype == np.bool_:
+        raise TypeError("Expected y of an integer dtype (class ids), got bool.")
     ids = np.where(kept, ids, 0)  # padding may be no class
     confidence, correct = top_class(ids, probs)
     rows = kept.reshape(len(ids), -1)

@@ -114,8 +114,8 @@ class RunFile:
                 f"Expected at least the {done} epochs that the run in {self.study.folder} has "
                 f"made, got num_epochs={wanted}: give another folder for fewer."
             )
-        same = found["config"] == asdict(self.study.config)
-        return found if found["finished"] and same else None
+        enough = done == wanted and found["config"]["num_samples"] >= self.study.config.num_samples
+        return found if found["finished"] and enough else None
 
     def write(self, result: FitResult, metrics: dict[str, Any], finished: bool) -> dict[str, Any]:
         """Write what is known so far, and return it."""

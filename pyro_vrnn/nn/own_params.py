@@ -59,12 +59,26 @@ def module_local_params(*programs: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
-def own_parameters(*programs: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def own_parameters(*programs: Callable[..., Any]) -> Iterator[None]:
     """
     Let what was trained under module-local parameters, as by ``fit``, run under them.
 
     Under Pyro's default a module takes the value of a namesake in the parameter store, which
-    another guide of the same class may have left, and loses its own.
+    another guide of the same class may have left, and loses its own. The last state that a
+    language model keeps is afterwards what it was.
     """
     trained = any(hasattr(context, "param_state") for context in pyro_contexts(*programs))
-    return module_local_params(*programs) if trained else contextlib.nullcontext()
+    states = [
+        (module, module.state)
+        for program in programs
+        if isinstance(program, torch.nn.Module)
+        for module in program.modules()
+        if hasattr(module, "reset_state")
+    ]
+    try:
+        with module_local_params(*programs) if trained else contextlib.nullcontext():
+            yield
+    finally:
+        for module, state in states:
+            setattr(module, "state", state)  # noqa: B010 - mypy takes it for a tensor or module

@@ -157,6 +157,7 @@ def test_a_run_goes_on_with_more_epochs_or_draws(
     drawn = run_language(study(tmp_path / "b", method, num_epochs=3, num_samples=5), corpus)
     assert drawn["config"]["num_samples"] == 5
     assert drawn["metrics"].get("num_samples") == (5 if method == "svi" else None)
+    assert run_language(study(tmp_path / "b", method, num_epochs=3), corpus) == drawn
     with pytest.raises(ValueError, match="Expected at least the 3 epochs that the run in"):
         run_language(study(tmp_path / "b", method, num_epochs=2), corpus)
 

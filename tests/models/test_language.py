@@ -385,3 +385,25 @@ def test_pyro_sees_two_plates_and_every_weight_outside() -> None:
     assert relations["observed"] == ["obs"]
     assert relations["plate_sample"] == {"data": ["obs"], "time": ["obs"]}
     assert set(relations["sample_sample"]["obs"]) >= {"embedding.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("door", ["predict", "held_out", "anatomy", "export", "score"])
+def test_what_looks_at_a_model_leaves_its_state(door: str) -> None:
+    torch.manual_seed(0)
+    model, x, y = build(), words(N, T), words(N, T)
+    guide = vrnn.infer.AutoSpikeAndSlab(model)
+    guide(x, y)
+    before = model.state
+    doors = {
+        "predict": lambda: vrnn.infer.predict(model, guide, x, num_samples=3, progress=False),
+        "held_out": lambda: vrnn.infer.held_out(model, guide, [(x, y)], num_draws=2),
+        "anatomy": lambda: vrnn.diagnostics.elbo_anatomy(
+            model, guide, model_args=(x, y), num_samples=2
+        ),
+        "export": lambda: vrnn.from_pyro_svi(model, guide, model_args=(x, y), num_samples=2),
+        "score": lambda: vrnn.infer.score_language(
+            model, guide, [(x, y)], num_samples=2, progress=False
+        ),
+    }
+    doors[door]()
+    assert model.state is before
