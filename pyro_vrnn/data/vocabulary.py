@@ -114,7 +114,11 @@ class Vocabulary:
         Return the words of ids.
 
         :param ids: ``(n,)``.
+        :raises TypeError: if an id is no integer.
         :raises ValueError: if an id is not in 0..V-1.
         """
-        numbers = check_range("ids", torch.as_tensor(ids, dtype=torch.int64), 0, len(self) - 1)
+        given = torch.as_tensor(ids)
+        if given.numel() and given.is_floating_point():
+            raise TypeError(f"Expected ids of an integer dtype, got {given.dtype}.")
+        numbers = check_range("ids", given.long(), 0, len(self) - 1)
         return [self.words[i] for i in numbers.tolist()]

@@ -107,7 +107,10 @@ class RunFile:
         """
         if not self.path.exists():
             return None
-        found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        try:
+            found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"Expected JSON in {self.path}, got {error}.") from error
         done, wanted = len(found["curve"]["train_loss"]), self.study.config.num_epochs
         if done > wanted:
             raise ValueError(

@@ -24,6 +24,7 @@ from pyro_vrnn.baselines.language import LanguageNetwork
 from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._language_stream import Make, Sums, run_draws
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
+from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.nn.plain import plain_torch
 from pyro_vrnn.runs import check_device, check_seed, lent_generators
@@ -212,6 +213,8 @@ def score_language_network(
     :raises ValueError: if an argument does not fit, there is no window, or draws are asked of a
         network that has none.
     """
+    if isinstance(network, LanguageModel):
+        raise TypeError("Expected a LanguageNetwork, got a LanguageModel: use score_language.")
     _checked(network)
     if draws != "mean" and not drops_function_wise(network):
         raise ValueError(

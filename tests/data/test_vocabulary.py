@@ -139,3 +139,10 @@ def test_a_large_vocabulary_is_ordered_by_count():
     words = Vocabulary.from_tokens(tokens).words
     counts = [tokens.count(word) for word in words]
     assert counts == sorted(counts, reverse=True)
+
+
+def test_ids_that_are_no_integers_are_refused():
+    words = Vocabulary(("a", "b"))
+    with pytest.raises(TypeError, match=r"Expected ids of an integer dtype, got torch.float32"):
+        words.tokens([1.7, 0.2])
+    assert words.tokens([]) == []

@@ -164,3 +164,9 @@ def test_no_network():
         score(torch.nn.Linear(2, 2), num_samples=2)
     with pytest.raises(ValueError, match="Expected draws='mean' for a network"):
         score(network("naive"), num_samples=2)
+
+
+def test_a_model_is_sent_to_the_other_door():
+    model = vrnn.models.LanguageModel(5, 4, 4)
+    with pytest.raises(TypeError, match="Expected a LanguageNetwork, got a LanguageModel: use"):
+        vrnn.infer.score_language_network(model, [], draws="mean")
