@@ -104,6 +104,11 @@ class GuideDraws:
         """Bytes that a block holds of one draw."""
         return self.nbytes
 
+    @property
+    def run_bytes(self) -> int:
+        """Bytes that a run needs for one draw, apart from its weights and sequences."""
+        return 0
+
     def block_size(self, block_bytes: int) -> int:
         """Return how many draws a block holds: as many as fit, 1 at least."""
         return max(1, min(MAX_BLOCK, block_bytes // max(1, self.held_bytes)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyro
@@ -21,13 +23,14 @@ from pyro_vrnn.infer._predict_runs import (
     Runner,
     slice_draws,
 )
+from pyro_vrnn.infer._predict_spans import SpanDraws, has_scalar_noise
 from pyro_vrnn.infer._predict_summaries import Collector
 
 logger = logging.getLogger(__name__)
 
 # The guide draws this many bytes of weights in one call, or one draw if that is more. On the CPU
 # larger blocks leave its cache: at H = 200 a draw took 0.6 ms in blocks of 2 to 5 MiB, 1.0 in 15.
-BLOCK_BYTES = {"cpu": 2**22, "gpu": 2**28}
+BLOCK_BYTES = {"cpu": 2**23, "gpu": 2**28}
 
 
 class Job:
@@ -57,7 +60,12 @@ class Job:
         mixed = torch.Generator().manual_seed(seed)
         self.noise = Stream(int(torch.randint(2**62, (), generator=mixed)), self.device)
         kind: type[GuideDraws] = MaskDraws if has_masks_only(guide) else GuideDraws
-        self.draws = kind(guide, (x,), kwargs, stream=stream, parallel=parallel_guide)
+
+        def draws(kind: Callable[..., Any]) -> Any:
+            return kind(guide, (x,), kwargs, stream=stream, parallel=parallel_guide)
+
+        self.draws: GuideDraws = draws(kind)
+        self._spans = partial(draws, SpanDraws) if has_scalar_noise(guide) else None
         with self.noise.lend():
             draw = bool(levels) or "observation" in kept
             self.program = Program(model, self.draws, inputs, site=site, draw=draw)
@@ -122,41 +130,66 @@ class Job:
         return min(count, max_bytes // one["observation"])
 
     def _plan(self, num_samples: int, strategy: str, max_bytes: int) -> tuple[str, Plan]:
-        program = self.program
+        """
+        Return how the model is run, checked on two draws, and the cut; choose the draws for it.
+
+        :raises ValueError: if it cannot be run in the way that was asked for.
+        """
         device = "cpu" if self.device.type == "cpu" else "gpu"
         count = len(self.inputs.x)
         sizes = measure(
             self.inputs.x,
-            program.sites,
+            self.program.sites,
             weights=self.draws.nbytes,
-            outputs=program.out.numel(),
-            dtype=program.dtype,
+            outputs=self.program.out.numel(),
+            dtype=self.program.dtype,
         )
-        block = self.draws.block_size(BLOCK_BYTES[device])
-
-        def plan(strategy: str) -> Plan:
-            return make_plan(sizes, strategy, block, count, max_bytes, device)
-
-        chosen = strategy
+        names = [strategy]
         if strategy == "auto":
-            masks = program.masks is not None
-            chosen = choose_strategy(sizes, num_samples, count, device, masks=masks)
-        if chosen == "folded" and program.masks is None:
-            raise ValueError(
-                "Expected an AutoSpikeAndSlab guide with scale=0 and blocks of whole columns or "
-                "rows for strategy='folded', got another; use strategy='auto'."
-            )
-        if chosen != "loop":
-            problem = self._problem(chosen, plan(chosen))
-            if problem is not None and strategy != "auto":
+            masks = self.program.masks is not None
+            names = [choose_strategy(sizes, num_samples, count, device, masks=masks), "loop"]
+            if self._spans is not None and count == 1 and num_samples > 1:
+                names.insert(0, "folded")
+        given = self.draws
+        for name in names:
+            self.draws = self.program.draws = given
+            problem = self._span() if name == "folded" and self.program.masks is None else None
+            block = self.draws.block_size(BLOCK_BYTES[device])
+            basis = self.draws.run_bytes
+            plan = make_plan(replace(sizes, basis=basis), name, block, count, max_bytes, device)
+            if name != "loop" and problem is None:
+                problem = self._problem(name, plan)
+            if problem is None:
+                break
+            if strategy != "auto":
                 raise ValueError(
                     "Expected a model that Predictive(parallel=True) can run, and that draws "
                     f"nothing but its observation, got {problem}; use strategy='loop'."
                 )
-            if problem is not None:
-                logger.info("Draws are run one by one: run together they gave %s.", problem)
-                chosen = "loop"
-        return chosen, plan(chosen)
+            logger.info("Draws are not run together (%s): that gave %s.", name, problem)
+        return name, plan
+
+    def _span(self) -> str | None:
+        """
+        Let only what one sequence needs be drawn; say why if the model does not allow it.
+
+        :raises ValueError: if the guide does not, or there are several sequences.
+        """
+        if self._spans is None or len(self.inputs.x) > 1:
+            raise ValueError(
+                "Expected an AutoSpikeAndSlab guide with scale=0 and blocks of whole columns or "
+                "rows for strategy='folded', or one sequence and one scale for all weights of a "
+                "site, got another; use strategy='auto'."
+            )
+        draws: SpanDraws = self._spans()
+        arguments = self.inputs.rows(slice(0, 1))
+        try:
+            with self.noise.lend():
+                draws.learn_uses(lambda values: self.program.run_values(values, 1, arguments))
+        except Exception as error:  # whatever a program does with a draw that is not written out
+            return f"{type(error).__name__}: {error}"
+        self.draws = self.program.draws = draws
+        return None
 
     def _problem(self, strategy: str, plan: Plan) -> str | None:
         rows = slice(0, min(len(self.inputs.x), plan.sequences))

@@ -36,12 +36,14 @@ class Sizes:
         weight matrix's product for all time steps, an estimate.
     :ivar int outputs: numbers of one sequence's output.
     :ivar int work: multiply-adds of one sequence.
+    :ivar int basis: bytes of the directions that a run keeps for one draw.
     """
 
     weights: int
     sequence: int
     outputs: int
     work: int
+    basis: int = 0
 
     @property
     def sequence_and_outputs(self) -> int:
@@ -106,7 +108,7 @@ def make_plan(
 ) -> Plan:
     """Cut so that a run is estimated within ``max_bytes``: one draw of one sequence at least."""
     budget = min(max_bytes, CPU_BYTES[strategy]) if device == "cpu" else max_bytes
-    weights = sizes.weights if strategy == "batched" else 0  # else a run holds one network
+    weights = sizes.weights if strategy == "batched" else sizes.basis  # else one network
     sequences = _clamp((budget - weights) // sizes.sequence_and_outputs, num_sequences)
     if strategy in ("batched", "folded"):
         draws = _clamp(budget // (weights + sequences * sizes.sequence_and_outputs), block)

@@ -32,8 +32,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 from pyro_vrnn.ops.cells import CELLS, Cell, State, affine
 from pyro_vrnn.ops.fused import run_fused
 from pyro_vrnn.ops.unrolled import run_unrolled
-from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight
-from pyro_vrnn.shapes import check_choice
+from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias
+from pyro_vrnn.shapes import check_choice, check_shape
 
 __all__ = ["PATHS", "LayerWeights", "recurrent", "run_reference"]
 
@@ -117,7 +117,10 @@ def _check_masks(weights: Sequence[LayerWeights], num_sequences: int) -> bool:
             raise ValueError(
                 f"Expected a mask for each of {num_sequences} sequences, got {len(weight.mask)}."
             )
-    return bool(masked)
+    biases = [b for layer in weights for b in layer[2:] if isinstance(b, SequenceBias)]
+    for bias in biases:
+        check_shape("a bias for each sequence", bias.value, (num_sequences, "F"))
+    return bool(masked or biases)
 
 
 def _num_particles(x: Tensor, state: State, weights: Sequence[LayerWeights]) -> int:
@@ -175,7 +178,7 @@ def _run_masked_reference(
             **{
                 name: weight.dense()
                 for name, weight in layer._asdict().items()
-                if isinstance(weight, MaskedWeight)
+                if isinstance(weight, (MaskedWeight, SequenceBias))
             }
         )
         for layer in weights
@@ -211,6 +214,8 @@ def _unroll(
     weight_ih, weight_hh, bias_ih, bias_hh = weights
     assert isinstance(weight_ih, Tensor)
     assert isinstance(weight_hh, Tensor)
+    assert not isinstance(bias_ih, SequenceBias)
+    assert not isinstance(bias_hh, SequenceBias)
     gates_x = affine(x.flatten(-3, -2), weight_ih, bias_ih)
     gates_x = gates_x.unflatten(-2, (num_steps, num_sequences))  # (*, T, N, G*H)
     outputs: list[Tensor] = [x] * num_steps

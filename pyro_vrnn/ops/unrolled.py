@@ -20,8 +20,9 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import GATES, State
-from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct
-from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight
+from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct, SpannedProduct
+from pyro_vrnn.ops.spanned import SpannedNoise
+from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias
 
 # Rows of sequences and steps, and numbers in their gates: for what is to stay in the cache ...
 _PIECE = (512, 2**20)
@@ -87,11 +88,10 @@ def run_unrolled(
 
 
 def _reorder(layer: LayerWeights, order: Tensor) -> LayerWeights:
-    ih, hh = (
-        w.index_select(order) if isinstance(w, MaskedWeight) else w
-        for w in (layer.weight_ih, layer.weight_hh)
-    )
-    return layer._replace(weight_ih=ih, weight_hh=hh)
+    def of(w: Any) -> Any:
+        return w.index_select(order) if isinstance(w, (MaskedWeight, SequenceBias)) else w
+
+    return LayerWeights(*map(of, layer))
 
 
 def _dtype(weight: Weight) -> torch.dtype:
@@ -111,12 +111,18 @@ def _run_layer(
         w if isinstance(w, MaskedWeight) else (w, None, None)
         for w in (weights.weight_ih, weights.weight_hh)
     )
-    tensors = (x, *ih, *hh, weights.bias_ih, weights.bias_hh, *state)
+    biases = [b.value if isinstance(b, SequenceBias) else b for b in weights[2:]]
+    tensors = (x, *ih, *hh, *biases, *state)
     dtypes = {t.dtype for t in tensors if t is not None}
     if len(dtypes) > 1:  # a product into memory of another dtype would pass, rounded
         names = sorted(str(d) for d in dtypes)
         raise ValueError(f"Expected input, state and weights of one dtype, got {', '.join(names)}.")
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if save and any(isinstance(w, (SpannedNoise, SequenceBias)) for w in (*ih, *hh, *weights[2:])):
+        raise NotImplementedError(
+            "Expected no gradient of a layer with noise or biases for each sequence, got something "
+            "that requires grad: use torch.no_grad()."
+        )
     layer = _Layer(mode, steps, particles, save)
     output, *final = _Unrolled.apply(layer, *tensors)  # type: ignore[no-untyped-call]
     return output, tuple(final)
@@ -135,9 +141,11 @@ class _Layer:
     def num_gates(self) -> int:
         return GATES[self.mode]
 
-    def product(self, weight: Tensor, mask: Tensor | None, noise: Tensor | None) -> Any:
+    def product(self, weight: Tensor, mask: Any, noise: Any) -> Any:
         if self.particles:
             return BatchedProduct(weight, self.particles)
+        if isinstance(noise, SpannedNoise):
+            return SpannedProduct(MaskedWeight(weight, mask, noise))
         return MaskedProduct(weight if mask is None else MaskedWeight(weight, mask, noise))
 
     def windows(
@@ -182,7 +190,9 @@ class _Layer:
             return bias_ih + bias_hh, None
         outside = bias_hh.clone()
         outside[..., 2 * hidden :] = 0
-        return bias_ih + outside, bias_hh[..., 2 * hidden :].unsqueeze(-2)
+        of_n = bias_hh[..., 2 * hidden :]
+        each = of_n.dim() == 2 and not self.particles  # (N, H)
+        return bias_ih + outside, of_n if each else of_n.unsqueeze(-2)
 
 
 class _Unrolled(torch.autograd.Function):
