@@ -16,7 +16,7 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 PLATE = "_predict_draws"
-MAX_BLOCK = 256  # draws; one call of the guide is then no cost beside the normals
+MAX_BLOCK = 1024  # draws; one call of the guide is then no cost beside the normals
 
 
 class Stream:

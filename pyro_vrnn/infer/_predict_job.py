@@ -16,7 +16,14 @@ from pyro_vrnn.infer._predict_draws import GuideDraws, Stream, Weights, num_draw
 from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_masks import MaskDraws, has_masks_only
 from pyro_vrnn.infer._predict_outcome import DRAWS
-from pyro_vrnn.infer._predict_plan import Plan, choose_strategy, make_plan, measure, pieces
+from pyro_vrnn.infer._predict_plan import (
+    Plan,
+    choose_strategy,
+    make_plan,
+    measure,
+    pieces,
+    spans_pay,
+)
 from pyro_vrnn.infer._predict_runs import (
     RUNNERS,
     Program,
@@ -30,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # The guide draws this many bytes of weights in one call, or one draw if that is more. On the CPU
 # larger blocks leave its cache: at H = 200 a draw took 0.6 ms in blocks of 2 to 5 MiB, 1.0 in 15.
-BLOCK_BYTES = {"cpu": 2**23, "gpu": 2**28}
+BLOCK_BYTES = {"cpu": 2**22, "gpu": 2**28}
 
 
 class Job:
@@ -145,18 +152,23 @@ class Job:
             dtype=self.program.dtype,
         )
         names = [strategy]
+        masks_only = self.program.masks is not None
         if strategy == "auto":
-            masks = self.program.masks is not None
-            names = [choose_strategy(sizes, num_samples, count, device, masks=masks), "loop"]
+            names = [choose_strategy(sizes, num_samples, count, device, masks=masks_only), "loop"]
             if self._spans is not None and count == 1 and num_samples > 1:
                 names.insert(0, "folded")
         given = self.draws
         for name in names:
-            self.draws = self.program.draws = given
-            problem = self._span() if name == "folded" and self.program.masks is None else None
-            block = self.draws.block_size(BLOCK_BYTES[device])
-            basis = self.draws.run_bytes
-            plan = make_plan(replace(sizes, basis=basis), name, block, count, max_bytes, device)
+            draws, problem = given, None
+            if name == "folded" and not masks_only:
+                draws, problem = self._spanned()
+                pays = problem is not None or spans_pay(sizes, draws.held_bytes, device)
+                if strategy == "auto" and not pays:
+                    continue
+            self.draws = self.program.draws = draws
+            block = draws.block_size(BLOCK_BYTES[device])
+            sizes = replace(sizes, basis=draws.run_bytes)
+            plan = make_plan(sizes, name, block, count, max_bytes, device)
             if name != "loop" and problem is None:
                 problem = self._problem(name, plan)
             if problem is None:
@@ -166,20 +178,20 @@ class Job:
                     "Expected a model that Predictive(parallel=True) can run, and that draws "
                     f"nothing but its observation, got {problem}; use strategy='loop'."
                 )
-            logger.info("Draws are not run together (%s): that gave %s.", name, problem)
+            logger.info("Draws are not run together ('%s'): that gave %s.", name, problem)
         return name, plan
 
-    def _span(self) -> str | None:
+    def _spanned(self) -> tuple[SpanDraws, str | None]:
         """
-        Let only what one sequence needs be drawn; say why if the model does not allow it.
+        Return draws of what one sequence needs, and why if the model does not allow them.
 
         :raises ValueError: if the guide does not, or there are several sequences.
         """
         if self._spans is None or len(self.inputs.x) > 1:
             raise ValueError(
                 "Expected an AutoSpikeAndSlab guide with scale=0 and blocks of whole columns or "
-                "rows for strategy='folded', or one sequence and one scale for all weights of a "
-                "site, got another; use strategy='auto'."
+                "rows for strategy='folded', or with one scale for all weights of a site and one "
+                "sequence, got another; use strategy='auto'."
             )
         draws: SpanDraws = self._spans()
         arguments = self.inputs.rows(slice(0, 1))
@@ -187,9 +199,8 @@ class Job:
             with self.noise.lend():
                 draws.learn_uses(lambda values: self.program.run_values(values, 1, arguments))
         except Exception as error:  # whatever a program does with a draw that is not written out
-            return f"{type(error).__name__}: {error}"
-        self.draws = self.program.draws = draws
-        return None
+            return draws, f"{type(error).__name__}: {error}"
+        return draws, None
 
     def _problem(self, strategy: str, plan: Plan) -> str | None:
         rows = slice(0, min(len(self.inputs.x), plan.sequences))

@@ -22,6 +22,11 @@ BATCHED_WORK = {"cpu": 2_500_000, "gpu": 1_000_000_000}
 # Draws that are masks: on one CPU thread an LSTM was faster folded than in a loop for 4 and 16
 # sequences at H = 32, for 4 but not 16 at H = 200, and never for 64.
 FOLDED_SEQUENCES = 8
+# Noise drawn along what one sequence spans, on one CPU thread, LSTMs: faster than a loop where that
+# is at most a third of the weights (T = 35, H from 128 to 650: 2 to 2.5 times as fast; a half, at
+# H = 200 and 400: slower), and than batches in any small network but the smallest (H = 32 and 64:
+# 1.1 to 2 times as fast, H = 8: half as fast). Nothing was measured on a GPU.
+SPANNED_SHARE, SPANNED_BYTES = 3, 2**13
 # Means and variances of one draw in the model's dtype, and their float64 copies being merged.
 OUTPUT_BYTES = 48
 
@@ -101,6 +106,18 @@ def choose_strategy(
         return "folded"
     few = num_sequences * sizes.work <= BATCHED_WORK[device]
     return "batched" if num_samples > 1 and few else "loop"
+
+
+def spans_pay(sizes: Sizes, held: int, device: str) -> bool:
+    """
+    Whether draws with noise are best made along what one sequence spans, as ``"folded"``.
+
+    :param int held: bytes of the masks and normals of one draw.
+    """
+    if device != "cpu":
+        return False
+    small = sizes.weights >= SPANNED_BYTES and sizes.work <= BATCHED_WORK[device]
+    return small or held * SPANNED_SHARE <= sizes.weights
 
 
 def make_plan(

@@ -59,15 +59,11 @@ class SpanDraws(MaskDraws):
         return {n: kind.numbers(self._q[n], self._uses[n]) for n, kind in self._kinds.items()}
 
     @property
-    def num_normals(self) -> int:
-        """How many normals a draw has."""
-        return sum(map(math.prod, self._numbers().values()))
-
-    @property
     def held_bytes(self) -> int:
         """Bytes of the masks and normals of one draw."""
-        size = next(iter(self._q.values())).loc.element_size()
-        return super().held_bytes + self.num_normals * size
+        numbers = self._numbers().items()
+        normals = (math.prod(shape) * self._q[n].loc.element_size() for n, shape in numbers)
+        return super().held_bytes + sum(normals)
 
     @property
     def run_bytes(self) -> int:
@@ -77,6 +73,10 @@ class SpanDraws(MaskDraws):
             for n, q in self._q.items()
             if self._kinds.get(n) is FoldedMatrix
         )
+
+    def block_size(self, block_bytes: int) -> int:
+        """Return how many draws a block holds; it is a run's, in which they share the masks' loc."""
+        return super().block_size(2 * block_bytes)
 
     def _draw(self, size: int) -> Weights:
         weights = super()._draw(size)

@@ -144,6 +144,6 @@ class SpannedNoise:
             rest = torch.baddbmm(rest, parts[-1], basis, alpha=-1)
         length = torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
         is_new = length > self._least * torch.linalg.vector_norm(h, dim=-1, keepdim=True)
-        self._basis[:, k] = (rest / torch.where(is_new, length, torch.inf))[:, 0]
+        torch.div(rest, torch.where(is_new, length, torch.inf), out=self._basis[:, k : k + 1])
         length.mul_(is_new)
         return torch.cat([parts[0].add_(parts[1]), length], -1) if k else length
