@@ -138,12 +138,14 @@ class SpannedNoise:
             raise ValueError(
                 f"Expected at most {k} products with noise of {k} directions, got another."
             )
-        basis, rest, parts = self._basis[:, :k], h, []
-        for _ in range(2 if k else 0):  # once leaves what rounding leaves of h, not of the rest
-            parts.append(torch.bmm(rest, basis.mT))
-            rest = torch.baddbmm(rest, parts[-1], basis, alpha=-1)
+        basis, rest = self._basis[:, :k], h
+        if k:
+            parts = torch.bmm(h, basis.mT)
+            rest = torch.baddbmm(h, parts, basis, alpha=-1)
+            # What rounding has left of h along the basis may be large beside the rest.
+            rest.baddbmm_(torch.bmm(rest, basis.mT), basis, alpha=-1)
         length = torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
         is_new = length > self._least * torch.linalg.vector_norm(h, dim=-1, keepdim=True)
         torch.div(rest, torch.where(is_new, length, torch.inf), out=self._basis[:, k : k + 1])
         length.mul_(is_new)
-        return torch.cat([parts[0].add_(parts[1]), length], -1) if k else length
+        return torch.cat([parts, length], -1) if k else length
