@@ -53,6 +53,14 @@ class FoldedDraw(SequenceDraw):
     def uses(self) -> int:
         """How often it was used so far."""
 
+    def masked_weight(self, num_sequences: int) -> MaskedWeight:
+        """Return the weights of a linear map, which not every draw is."""
+        raise self._refusal("a linear map")
+
+    def rows(self, ids: Tensor, batch_dim: int) -> Tensor:
+        """Return rows of a table, which not every draw is."""
+        raise self._refusal("a table")
+
     def written(self) -> Tensor:
         """Write out N weights ``(N, *shape)`` that give what was made of them so far."""
         loc = self.q.loc
@@ -86,10 +94,17 @@ class FoldedMatrix(FoldedDraw):
 
     def masked_weight(self, num_sequences: int) -> MaskedWeight:
         """Return the weights, for blocks that are columns."""
-        return super().masked_weight(num_sequences)._replace(noise=self._spanned)
+        self._count.agree(self.site_name, num_sequences)
+        assert self._mask is not None
+        if self.q.has_factor and self.q.block_shape[1] != 1:
+            raise self._refusal("a linear map, its blocks are rows")
+        return MaskedWeight(self.q.loc, self._mask, self._spanned)
 
-    def _noise_of_rows(self, ids: Tensor) -> Tensor:
-        return self._spanned.rows(ids)
+    def rows(self, ids: Tensor, batch_dim: int) -> Tensor:
+        """Return rows, for blocks that are whole columns; all of the noise is drawn then."""
+        if self.q.has_factor and self.q.block_shape != (self.q.event_shape[0], 1):
+            raise self._refusal("a table, its blocks are no columns")
+        return self._rows_of_columns(ids, batch_dim % ids.dim())
 
     def _written_noise(self) -> Tensor:
         return self._spanned.drawn()
@@ -124,7 +139,7 @@ class FoldedTable(FoldedDraw):
 
     def rows(self, ids: Tensor, batch_dim: int) -> Tensor:  # (*) -> (*, E)
         """Return rows: equal ids of a sequence have one row."""
-        each = ids.movedim(batch_dim, 0)
+        each = ids.movedim(batch_dim, 0)  # (N, *)
         self._count.agree(self.site_name, len(each))
         flat = each.reshape(len(each), -1)  # (N, M)
         sequence = torch.arange(len(each), device=ids.device).unsqueeze(1)

@@ -75,7 +75,7 @@ class SpanDraws(MaskDraws):
         )
 
     def block_size(self, block_bytes: int) -> int:
-        """Return how many draws a block holds; it is a run's, in which they share the masks' loc."""
+        """Return how many draws a block holds: twice the bytes, as it is one run, step by step."""
         return super().block_size(2 * block_bytes)
 
     def _draw(self, size: int) -> Weights:

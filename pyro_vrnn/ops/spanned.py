@@ -119,7 +119,9 @@ class SpannedNoise:
         """
         if self.is_whole:
             return self._scale * self._normals.mT
-        return self._scale * torch.bmm(self._normals[:, : self.used].mT, self._basis[:, : self.used])
+        return self._scale * torch.bmm(
+            self._normals[:, : self.used].mT, self._basis[:, : self.used]
+        )
 
     def _check_whole(self) -> None:
         if not self.is_whole:

@@ -3,9 +3,9 @@ What a layer's weights may be: tensors, or one weight for every sequence that is
 
 That one is :math:`W_n = M\, \mathrm{diag}(z_n) + E`. ``M`` and ``E`` are shared by the batch and
 ``z_n`` drops input columns for sequence n, so that :math:`W_n x = M (z_n \odot x) + E x`. With
-untied gates each gate's rows have a mask of their own. Where no gradient is asked for, each sequence
-may have an ``E`` of its own too, a :class:`~pyro_vrnn.ops.spanned.SpannedNoise`, and biases of its
-own, a :class:`SequenceBias`.
+untied gates each gate's rows have a mask of their own. Where no gradient is asked for, each
+sequence may have an ``E`` of its own too, a :class:`~pyro_vrnn.ops.spanned.SpannedNoise`, and
+biases of its own, a :class:`SequenceBias`.
 """
 
 from __future__ import annotations

@@ -148,9 +148,7 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"Expected normals of shape \(N, R, F\), got \(3, 4\)"):
         SpannedNoise(torch.randn(3, 4), 9)
     weight = MaskedWeight(torch.randn(4, 9), torch.ones(2, 1, 9), noise)
-    with pytest.raises(
-        ValueError, match=r"noise of weight of shape \(2, 4, 9\), got \(3, 4, 9\)"
-    ):
+    with pytest.raises(ValueError, match=r"noise of weight of shape \(2, 4, 9\), got \(3, 4, 9\)"):
         weight.check()
 
 
@@ -229,9 +227,7 @@ def test_a_second_run_is_of_the_same_network(dtype):
     x, other = torch.randn(5, 3, 4, **options), torch.randn(5, 3, 4, **options)
     state = (torch.zeros(1, 3, 20, **options),)
     with torch.no_grad():
-        first, again, third = (
-            recurrent("RNN_TANH", xs, state, weights)[0] for xs in (x, x, other)
-        )
+        first, again, third = (recurrent("RNN_TANH", xs, state, weights)[0] for xs in (x, x, other))
     assert_close(again, first, dtype)
     written = MaskedWeight(loc, mask, SpannedNoise(noise.drawn().mT, 20))
     weights = [weights[0]._replace(weight_hh=written)]
@@ -243,7 +239,9 @@ def test_a_second_run_is_of_the_same_network(dtype):
 @modes
 def test_plain_weights_with_biases_of_each_sequence(mode):
     net = Net(mode, torch.float64, False)
-    weights = [w._replace(weight_ih=w.weight_ih.loc, weight_hh=w.weight_hh.loc) for w in net.weights]
+    weights = [
+        w._replace(weight_ih=w.weight_ih.loc, weight_hh=w.weight_hh.loc) for w in net.weights
+    ]
     found, expected = (net.run(path, weights) for path in ("auto", "reference"))
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b)
