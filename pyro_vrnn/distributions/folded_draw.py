@@ -27,10 +27,11 @@ class FoldedDraw(SequenceDraw):
     """
     N draws of a weight with noise.
 
-    :param BlockFactorNormal q: distribution of one weight; its scale is one number.
+    :param BlockFactorNormal q: distribution of one weight; its noise has one scale.
     :param str name: the site's name.
     :param masks: the factors, ``(N, *grid)``, if q has any.
-    :param torch.Tensor normals: ``(N, *numbers)``, see :meth:`numbers`.
+    :param torch.Tensor normals: the noise's numbers, ``(N, *numbers)``, see :meth:`numbers`; their
+        scale is that of q.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class FoldedMatrix(FoldedDraw):
         super().__init__(q, *args)
         if self._mask is None:
             self._mask = q.loc.new_ones(()).expand(len(self._normals), 1, q.event_shape[1])
-        self._spanned = SpannedNoise(self._normals, q.event_shape[1], float(q.scale))
+        self._spanned = SpannedNoise(self._normals, q.event_shape[1])
 
     @staticmethod
     def numbers(q: BlockFactorNormal, uses: int) -> tuple[int, ...]:
@@ -147,12 +148,12 @@ class FoldedTable(FoldedDraw):
         if self._mask is not None:
             rows = rows * self._mask[sequence, flat]
         noise = self._bank((sequence * len(self.q.loc) + flat).reshape(-1))
-        rows = rows.addcmul(self.q.scale, noise.view_as(rows))
+        rows = rows + noise.view_as(rows)
         return rows.reshape(*each.shape, -1).movedim(0, batch_dim)
 
     def _written_noise(self) -> Tensor:
         table = self.q.loc.new_zeros(len(self._normals), *self.q.event_shape)
-        return self.q.scale * self._bank.into(table.flatten(0, 1)).view_as(table)
+        return self._bank.into(table.flatten(0, 1)).view_as(table)
 
 
 class FoldedBias(FoldedDraw):
@@ -171,4 +172,4 @@ class FoldedBias(FoldedDraw):
         return SequenceBias(self.written())
 
     def _written_noise(self) -> Tensor:
-        return self.q.scale * self._normals
+        return self._normals

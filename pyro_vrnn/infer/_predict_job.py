@@ -87,6 +87,7 @@ class Job:
         count = len(self.inputs.x)
         width = self._sequences_kept(num_samples, max_bytes)
         strategy, plan = self._plan(num_samples, strategy, max_bytes)
+        self.noise.restart()  # whatever was tried
         sink = Collector(self.program, num_samples, count, self.kept, self.levels, self.device)
         cuts = list(pieces(count, width))
         bar = tqdm(total=num_samples * len(cuts), desc="predict", unit="draw", disable=not progress)

@@ -40,6 +40,7 @@ class SpanDraws(MaskDraws):
     def __init__(self, guide: AutoWeightGuide, *args: Any, **options: Any) -> None:
         super().__init__(guide, *args, **options)
         self._kinds = {n: _kind(guide.sites[n]) for n, q in self._q.items() if q.has_noise}
+        self._scales = {name: float(self._q[name].scale) for name in self._kinds}
         self._uses = dict.fromkeys(self._kinds, _ANY_NUMBER)
 
     def learn_uses(self, run: Callable[[Weights], object]) -> None:
@@ -81,7 +82,8 @@ class SpanDraws(MaskDraws):
     def _draw(self, size: int) -> Weights:
         weights = super()._draw(size)
         for name, shape in self._numbers().items():
-            weights[_normals(name)] = self._q[name].loc.new_empty(size, *shape).normal_()
+            numbers = self._q[name].loc.new_empty(size, *shape)
+            weights[_normals(name)] = numbers.normal_(0, self._scales[name])
         return weights
 
     def folded(self, masks: Mapping[str, Tensor], num_sequences: int) -> Weights:

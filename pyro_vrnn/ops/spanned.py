@@ -23,11 +23,12 @@ from pyro_vrnn.shapes import check_shape
 
 class SpannedNoise:
     r"""
-    N matrices :math:`\sigma E_n` (F, D), one for each sequence of a batch.
+    N matrices :math:`E_n` (F, D), one for each sequence of a batch.
 
-    Its normals are given, R vectors of F for each matrix, and a product with one vector for each
-    sequence uses up the next of them. They are used as they come: the same normals and the same
-    products in the same order give the same matrices, whichever other sequences are beside them.
+    Its normals are given, R vectors of F for each matrix, with the scale that its numbers are to
+    have. A product with one vector for each sequence uses up the next of them. They are used as
+    they come: the same normals and the same products in the same order give the same matrices,
+    whichever other sequences are beside them.
     A vector in the span of earlier ones gets the product that it must have, and no direction. With
     R = D the matrices are all there, and R says nothing of the number of products.
 
@@ -41,13 +42,12 @@ class SpannedNoise:
 
     :param torch.Tensor normals: ``(N, R, F)``.
     :param int columns: D.
-    :param float scale: :math:`\sigma`.
     :ivar int used: how many vectors each matrix was multiplied with.
     """
 
-    def __init__(self, normals: Tensor, columns: int, scale: float = 1.0) -> None:
+    def __init__(self, normals: Tensor, columns: int) -> None:
         check_shape("normals", normals, ("N", "R", "F"))
-        self._normals, self._scale = normals, scale
+        self._normals = normals
         num_sequences, rank, rows = normals.shape
         self.shape = (num_sequences, rows, columns)
         self.dtype, self.requires_grad = normals.dtype, False
@@ -59,24 +59,24 @@ class SpannedNoise:
         self._least = 10 * columns**0.5 * torch.finfo(normals.dtype).eps
 
     def add(self, h: Tensor, out: Tensor) -> None:  # (N, D), (N, F)
-        r"""Add :math:`\sigma E_n h_n` to ``out``."""
+        r"""Add :math:`E_n h_n` to ``out``."""
         parts = self._coordinates(h)
-        out.unsqueeze(1).baddbmm_(parts, self._normals[:, : parts.shape[-1]], alpha=self._scale)
+        out.unsqueeze(1).baddbmm_(parts, self._normals[:, : parts.shape[-1]])
 
     def times(self, h: Tensor) -> Tensor:  # (N, D) -> (N, F)
-        r"""Return :math:`\sigma E_n h_n`."""
+        r"""Return :math:`E_n h_n`."""
         return self.times_each(h.unsqueeze(1)).squeeze(1)
 
     def times_each(self, x: Tensor) -> Tensor:  # (N, M, D) -> (N, M, F)
         """Return the products with M vectors for each matrix."""
         if self.is_whole:
             self.used += x.shape[1]
-            return torch.bmm(x, self._normals).mul_(self._scale)
+            return torch.bmm(x, self._normals)
         parts = x.new_zeros(*x.shape[:2], self.used + x.shape[1])
         for m, h in enumerate(x.unbind(1)):
             one = self._coordinates(h)
             parts[:, m, : one.shape[-1]] = one[:, 0]
-        return torch.bmm(parts, self._normals[:, : self.used]).mul_(self._scale)
+        return torch.bmm(parts, self._normals[:, : self.used])
 
     def rows(self, ids: Tensor) -> Tensor:  # (N, *) -> (N, *, D)
         """
@@ -87,7 +87,7 @@ class SpannedNoise:
         self.used = max(self.used, self.shape[2])  # takes all directions
         self._check_whole()
         sequence = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (ids.dim() - 1))
-        return self._scale * self._normals[sequence, :, ids]
+        return self._normals[sequence, :, ids]
 
     def index_select(self, index: Tensor) -> SpannedNoise:
         """
@@ -118,10 +118,8 @@ class SpannedNoise:
         They are 0 on vectors that are orthogonal to those seen, unless they are whole.
         """
         if self.is_whole:
-            return self._scale * self._normals.mT
-        return self._scale * torch.bmm(
-            self._normals[:, : self.used].mT, self._basis[:, : self.used]
-        )
+            return self._normals.mT
+        return torch.bmm(self._normals[:, : self.used].mT, self._basis[:, : self.used])
 
     def _check_whole(self) -> None:
         if not self.is_whole:

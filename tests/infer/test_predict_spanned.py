@@ -304,6 +304,9 @@ def test_auto_spans_where_that_is_less():
     assert run(model, guide, x).strategy == "batched"
     assert run(model, guide, x[:, :2].repeat(2, 1, 1)).strategy == "batched"
     assert run(model, guide, x[:, :2], num_samples=1).strategy == "loop"
+    options = {"seed": 1, "return_draws": True}
+    a, b = (run(model, guide, x, strategy=s, **options).draws for s in ("auto", "batched"))
+    assert torch.equal(a, b)
 
 
 def test_plans():

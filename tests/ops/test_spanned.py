@@ -16,7 +16,7 @@ NEAR = 1e-3
 
 
 def noise_of(num_sequences, rank, rows, columns, scale=1.0, **options):
-    return SpannedNoise(torch.randn(num_sequences, rank, rows, **options), columns, scale)
+    return SpannedNoise(scale * torch.randn(num_sequences, rank, rows, **options), columns)
 
 
 def vectors(dtype, columns=9):
@@ -102,12 +102,12 @@ def test_directions_are_orthogonal(dtype):
 
 def test_a_whole_matrix_is_its_normals():
     normals = torch.randn(3, 5, 4)
-    noise = SpannedNoise(normals, 5, 0.5)
+    noise = SpannedNoise(normals, 5)
     h = torch.randn(3, 5)
     for _ in range(7):  # more often than it has columns
-        assert_close(noise.times(h), torch.einsum("nrf,nr->nf", 0.5 * normals, h), torch.float32)
+        assert_close(noise.times(h), torch.einsum("nrf,nr->nf", normals, h), torch.float32)
     assert noise.used == 7
-    assert torch.equal(noise.whole(), 0.5 * normals.mT)
+    assert torch.equal(noise.whole(), normals.mT)
     ids = torch.tensor([[0, 3], [1, 1], [2, 0]])
     expected = torch.stack([noise.whole()[n, ids[n]] for n in range(3)])
     assert torch.equal(noise.rows(ids), expected)
@@ -117,7 +117,7 @@ def test_a_whole_matrix_is_its_normals():
 def test_many_vectors_are_one_after_the_other(rank):
     normals = torch.randn(2, rank, 4, dtype=torch.float64)
     x = torch.randn(2, 6, 9, dtype=torch.float64)
-    at_once, singly, added = (SpannedNoise(normals, 9, 0.7) for _ in range(3))
+    at_once, singly, added = (SpannedNoise(normals, 9) for _ in range(3))
     found = torch.cat([at_once.times_each(x[:, :2]), at_once.times_each(x[:, 2:])], 1)
     out = torch.ones(2, 4, dtype=torch.float64)
     for m in range(6):
