@@ -72,7 +72,8 @@ class Job:
             return kind(guide, (x,), kwargs, stream=stream, parallel=parallel_guide)
 
         self.draws: GuideDraws = draws(kind)
-        self._spans = partial(draws, SpanDraws) if has_scalar_noise(guide) else None
+        spans = len(inputs.x) == 1 and kind is GuideDraws and has_scalar_noise(guide)
+        self._spans = partial(draws, SpanDraws) if spans else None
         with self.noise.lend():
             draw = bool(levels) or "observation" in kept
             self.program = Program(model, self.draws, inputs, site=site, draw=draw)
@@ -156,15 +157,15 @@ class Job:
         masks_only = self.program.masks is not None
         if strategy == "auto":
             names = [choose_strategy(sizes, num_samples, count, device, masks=masks_only), "loop"]
-            if self._spans is not None and count == 1 and num_samples > 1:
+            if self._spans is not None and num_samples > 1:
                 names.insert(0, "folded")
         given = self.draws
         for name in names:
             draws, problem = given, None
             if name == "folded" and not masks_only:
                 draws, problem = self._spanned()
-                pays = problem is not None or spans_pay(sizes, draws.held_bytes, device)
-                if strategy == "auto" and not pays:
+                pays = strategy != "auto" or spans_pay(sizes, draws.held_bytes, device)
+                if problem is None and not pays:
                     continue
             self.draws = self.program.draws = draws
             block = draws.block_size(BLOCK_BYTES[device])
@@ -188,7 +189,7 @@ class Job:
 
         :raises ValueError: if the guide does not, or there are several sequences.
         """
-        if self._spans is None or len(self.inputs.x) > 1:
+        if self._spans is None:
             raise ValueError(
                 "Expected an AutoSpikeAndSlab guide with scale=0 and blocks of whole columns or "
                 "rows for strategy='folded', or with one scale for all weights of a site and one "

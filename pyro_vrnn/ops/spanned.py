@@ -28,11 +28,11 @@ class SpannedNoise:
     Its normals are given, R vectors of F for each matrix, with the scale that its numbers are to
     have. A product with one vector for each sequence uses up the next of them. They are used as
     they come: the same normals and the same products in the same order give the same matrices,
-    whichever other sequences are beside them.
-    A vector in the span of earlier ones gets the product that it must have, and no direction. With
-    R = D the matrices are all there, and R says nothing of the number of products.
+    whichever other sequences are beside them. A vector in the span of earlier ones gets the product
+    that it must have, and no direction.
 
-    There are no gradients.
+    With R = D the matrices are all there, and R says nothing of the number of products. Otherwise
+    gradients are refused.
 
     >>> noise = SpannedNoise(torch.randn(5, 3, 4), columns=8)
     >>> h = torch.randn(5, 8)
@@ -134,6 +134,11 @@ class SpannedNoise:
         self.used += 1
         if self.is_whole:
             return h
+        if h.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                "Expected no gradient through noise that is drawn along vectors, got an input that "
+                "requires grad: use torch.no_grad()."
+            )
         if k == self._basis.shape[1]:
             raise ValueError(
                 f"Expected at most {k} products with noise of {k} directions, got another."

@@ -142,6 +142,8 @@ def test_refusals():
     for read in (noise.whole, lambda: noise.rows(torch.zeros(3, dtype=torch.int64))):
         with pytest.raises(ValueError, match=r"drawn whole, got 1 directions of 9"):
             read()
+    with pytest.raises(NotImplementedError, match=r"no gradient through noise .*no_grad"):
+        noise_of(3, 1, 4, 9).times(torch.randn(3, 9, requires_grad=True))
     assert noise.index_select(torch.arange(3)) is noise
     with pytest.raises(NotImplementedError, match=r"the longest first, .*got them in another"):
         noise.index_select(torch.tensor([1, 0, 2]))
