@@ -20,15 +20,16 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import GATES, State
+from pyro_vrnn.ops.compiled_product import CompiledProduct
+from pyro_vrnn.ops.compiled_steps import CompiledSteps
+from pyro_vrnn.ops.layer_steps import LayerSteps, PlainSteps
 from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct
-from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight
+from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, dtype_of
 
 # Rows of sequences and steps, and numbers in their gates: for what is to stay in the cache ...
 _PIECE = (512, 2**20)
 # ... and for the weights' gradients, whose products want as many rows as memory allows.
 _WINDOW = (1024, 2**22)
-
-Weight = Tensor | MaskedWeight
 
 
 def run_unrolled(
@@ -40,18 +41,21 @@ def run_unrolled(
     particles: int = 0,
     bidirectional: bool = False,
     lengths: Tensor | None = None,
+    compiled: bool = False,
 ) -> tuple[Tensor, State]:
     """
     Run the stack; arguments as in :func:`~pyro_vrnn.ops.recurrent.recurrent`.
 
     :param int particles: S, or 0 if nothing has a particle dim.
+    :param bool compiled: whether the steps run in compiled code.
     """
     if torch.is_autocast_enabled(x.device.type):  # these passes know one dtype, the weights'
-        dtype = _dtype(weights[0].weight_hh)
+        dtype = dtype_of(weights)
         with torch.autocast(x.device.type, enabled=False):
             return run_unrolled(
                 *(mode, x.to(dtype), tuple(s.to(dtype) for s in state), weights),
                 particles=particles, bidirectional=bidirectional, lengths=lengths,
+                compiled=compiled,
             )  # fmt: skip
     order: Tensor | None = None
     running: Tensor | None = None
@@ -71,9 +75,8 @@ def run_unrolled(
         outputs = []
         for k in range(first, first + directions):
             steps_of = Steps(x.shape[-3], x.shape[-2], reverse=k > first, active=active)
-            output, final = _run_layer(
-                mode, x, tuple(s[k] for s in state), weights[k], steps_of, particles
-            )
+            initial = tuple(s[k] for s in state)
+            output, final = _run_layer(mode, x, initial, weights[k], steps_of, particles, compiled)
             outputs.append(output)
             finals.append(final)
         x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
@@ -94,12 +97,14 @@ def _reorder(layer: LayerWeights, order: Tensor) -> LayerWeights:
     return layer._replace(weight_ih=ih, weight_hh=hh)
 
 
-def _dtype(weight: Weight) -> torch.dtype:
-    return weight.loc.dtype if isinstance(weight, MaskedWeight) else weight.dtype
-
-
 def _run_layer(
-    mode: str, x: Tensor, state: State, weights: LayerWeights, steps: Steps, particles: int
+    mode: str,
+    x: Tensor,
+    state: State,
+    weights: LayerWeights,
+    steps: Steps,
+    particles: int,
+    compiled: bool,
 ) -> tuple[Tensor, State]:
     masked = [w for w in weights[:2] if isinstance(w, MaskedWeight)]
     groups = {w.mask.shape[1] for w in masked} - {1, GATES[mode]}
@@ -117,7 +122,7 @@ def _run_layer(
         names = sorted(str(d) for d in dtypes)
         raise ValueError(f"Expected input, state and weights of one dtype, got {', '.join(names)}.")
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    layer = _Layer(mode, steps, particles, save)
+    layer = _Layer(mode, steps, particles, save, compiled)
     output, *final = _Unrolled.apply(layer, *tensors)  # type: ignore[no-untyped-call]
     return output, tuple(final)
 
@@ -130,6 +135,7 @@ class _Layer:
     steps: Steps
     particles: int  # S, or 0 for none
     save: bool  # whether a gradient will be asked for
+    compiled: bool
 
     @property
     def num_gates(self) -> int:
@@ -138,7 +144,16 @@ class _Layer:
     def product(self, weight: Tensor, mask: Tensor | None, noise: Tensor | None) -> Any:
         if self.particles:
             return BatchedProduct(weight, self.particles)
-        return MaskedProduct(weight if mask is None else MaskedWeight(weight, mask, noise))
+        whole = weight if mask is None else MaskedWeight(weight, mask, noise)
+        return CompiledProduct(whole) if self.compiled else MaskedProduct(whole)
+
+    def steps_with(self, product: Any, weight: Tensor) -> LayerSteps:
+        """Return who runs the steps with the recurrent weight."""
+        if not self.compiled:
+            return PlainSteps(self.mode, product)
+        if self.particles:
+            return CompiledSteps(self.mode, weight, None, None, self.particles)
+        return CompiledSteps(self.mode, weight, product.mask, product.noise, 0)
 
     def windows(
         self, size: tuple[int, int], rows: Tensor, within: slice | None = None
@@ -161,16 +176,16 @@ class _Layer:
             return None
         return h.new_empty(self.num_gates, self.steps.num_steps if self.save else 1, *h.shape[1:])
 
-    def extra(self, h: Tensor, state: State) -> Tensor | Sequence[Tensor]:
+    def extra(self, h: Tensor, state: State) -> Tensor | None:
         """Return room for what a cell keeps besides h: an LSTM's c, a GRU's recurrent part of n."""
-        steps = self.steps
+        like = {"LSTM": h, "GRU": h[1:]}.get(self.mode)
+        if like is None:
+            return None
+        # What is not to be kept is one memory under every step's name.
+        extra = torch.empty_like(like) if self.save else torch.empty_like(h[0]).expand_as(like)
         if self.mode == "LSTM":
-            c = torch.empty_like(h) if self.save else [torch.empty_like(h[0])] * len(h)
-            c[steps.first].copy_(state[1])
-            return c
-        if self.mode == "GRU":
-            return torch.empty_like(h[1:]) if self.save else [torch.empty_like(h[0])] * len(h)
-        return ()
+            extra[self.steps.first].copy_(state[1])
+        return extra
 
     def biases(
         self, bias_ih: Tensor | None, bias_hh: Tensor | None, hidden: int
@@ -201,7 +216,7 @@ class _Unrolled(torch.autograd.Function):
         bias_hh: Tensor | None,
         *state: Tensor,
     ) -> tuple[Tensor, ...]:
-        kernel, steps, hidden = KERNELS[layer.mode], layer.steps, weight_hh.shape[-1]
+        steps, hidden = layer.steps, weight_hh.shape[-1]
         leading = (layer.particles,) if layer.particles else ()
         h = x.new_empty(steps.num_steps + 1, *leading, steps.num_sequences, hidden)
         h[steps.first] = state[0]
@@ -209,24 +224,24 @@ class _Unrolled(torch.autograd.Function):
         from_input = layer.product(weight_ih, mask_ih, noise_ih)
         recurrent = layer.product(weight_hh, mask_hh, noise_hh)
         bias, bias_n = layer.biases(bias_ih, bias_hh, hidden)
-        states, extras = h.unbind(0), extra.unbind(0) if isinstance(extra, Tensor) else extra
+        run = layer.steps_with(recurrent, weight_hh)
         rows = layer.rows(x, hidden, 1)
         for window in layer.windows(_PIECE, rows):
             num_steps = window.stop - window.start
             if rows.shape[-3] != num_steps:
                 rows = layer.rows(x, hidden, num_steps)
             from_input.fill(x.narrow(-3, window.start, num_steps), rows, bias)
-            kernel.forward(steps, window, rows, gates, states, extras, recurrent, bias_n)
+            run.forward(steps, window, rows, gates, h, extra, bias_n)
         if layer.save:
             ctx.set_materialize_grads(False)
             ctx.layer = layer
             ctx.save_for_backward(
                 *(x, weight_ih, mask_ih, noise_ih, weight_hh, mask_hh, noise_hh, bias_ih, bias_hh),
-                *(h, extra if isinstance(extra, Tensor) else None),
-                *(gates if kernel.keeps_gates else None, *state),
+                *(h, extra, gates if KERNELS[layer.mode].keeps_gates else None, *state),
             )
         last = [h[steps.last].clone()]
         if layer.mode == "LSTM":
+            assert extra is not None
             last.append(extra[steps.last].clone())
         output = h[steps.new(slice(0, steps.num_steps))]
         return output.transpose(0, 1) if layer.particles else output, *last
@@ -263,8 +278,14 @@ class _Backward:
         self.hidden = self.h.shape[-1]
         self.from_input = layer.product(*ih)
         self.recurrent = layer.product(weight_hh, mask_hh, noise_hh)
+        self.steps = layer.steps_with(self.recurrent, weight_hh)
         self.outputs = self._time_first(grads[0])
-        self.of_state = [torch.zeros_like(self.h[0]) if g is None else g.clone() for g in grads[1:]]
+        self.of_state = [
+            torch.zeros_like(self.h[0])
+            if g is None
+            else g.clone(memory_format=torch.contiguous_format)
+            for g in grads[1:]
+        ]
         self.for_x = self.x.new_empty(self.x.shape) if needs[0] else None
         self.inner: Tensor | None = None  # of a window of a GRU, see Piece
         self.sums = _Sums()
@@ -284,7 +305,7 @@ class _Backward:
             for piece in reversed(self.layer.windows(_PIECE, one_step, window)):
                 self._run_steps(piece, window, rows)
             if window == windows[0]:
-                self.recurrent.end_steps()  # memory peaks below
+                self.steps.release()  # memory peaks below
             self._multiply(window, rows)
         of = self.sums.of
         return (
@@ -302,14 +323,14 @@ class _Backward:
         piece = Piece(
             steps=self.layer.steps,
             window=part,
-            gates=None if self.gates is None else self.gates[:, part],
+            gates=self.gates,
             h=self.h,
             extra=self.extra,
             outputs=self.outputs,
             rows=rows[..., here, :, :],
             inner=None if self.inner is None else self.inner[here],
         )
-        KERNELS[self.layer.mode].backward(piece, self.recurrent, self.of_state)
+        self.steps.backward(piece, self.of_state)
 
     def _multiply(self, window: slice, rows: Tensor) -> None:
         """Turn the gates' gradients of a window into those of weights, biases and input."""

@@ -8,8 +8,10 @@ untied gates each gate's rows have a mask of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyro_vrnn.ops.gemm import linear
@@ -74,6 +76,12 @@ class LayerWeights(NamedTuple):
     weight_hh: Tensor | MaskedWeight  # (G*H, H) or (S, G*H, H)
     bias_ih: Tensor | None = None  # (G*H,) or (S, G*H)
     bias_hh: Tensor | None = None  # (G*H,) or (S, G*H)
+
+
+def dtype_of(weights: Sequence[LayerWeights]) -> torch.dtype:
+    """Return the dtype of the first layer's recurrent weight."""
+    weight = weights[0].weight_hh
+    return weight.loc.dtype if isinstance(weight, MaskedWeight) else weight.dtype
 
 
 def masked_linear(
