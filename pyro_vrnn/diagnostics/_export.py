@@ -31,6 +31,7 @@ from pyro_vrnn.diagnostics._draws import Arguments, Draw, Program, iter_draws, i
 from pyro_vrnn.diagnostics._facts import attributes, fit_attributes
 from pyro_vrnn.diagnostics._history import SVIResult, divergences, history, parts_now
 from pyro_vrnn.diagnostics._inputs import ConstantData, constant_variables
+from pyro_vrnn.diagnostics._observations import CLASS_SITES, is_class
 from pyro_vrnn.diagnostics._selection import Key, Selection, fit_size, select
 from pyro_vrnn.diagnostics._sites import (
     Names,
@@ -126,6 +127,9 @@ def run_export(request: Request, index_origin: int) -> tuple[dict[str, Any], dic
     if past or kl:
         groups["svi"] = past | kl
     attrs = attributes(request.model, request.guide, request.seed)
+    observed = _observed(layout.sites)
+    if classes := [s.name for s in observed if is_class(first.model.nodes[s.name])]:
+        attrs[CLASS_SITES] = json.dumps(classes)
     if selection.summarized:
         attrs["summarized_sites"] = json.dumps([site.name for site in selection.summarized])
     of_site = {"sample_stats": [site.name for site in selection.latents], "svi": kl_sites}
