@@ -109,10 +109,10 @@ class Comparison:
             row = [name]
             for kind, scores in self.scores.items():
                 score = scores[name]
-                bias = [score.finite_sample_bias] if kind == "elpd" else []
-                row += map(number, [score.value, *bias, score.standard_error])
+                own = [score.value, score.finite_sample_bias, score.standard_error]
+                row += [number(value) for value in (own if kind == "elpd" else own[::2])]
                 difference = [score.difference, score.difference_error]
-                row += map(number, [None, None] if name == self.best else difference)
+                row += ["-", "-"] if name == self.best else map(number, difference)
             rows.append(row)
         title = (
             f"{len(self.names)} guides by {LABELS[self.by]}, {self.num_samples} draws (seed "
@@ -178,7 +178,9 @@ def compare_guides(
     observations too. Standard errors say nothing of other training runs: those need other seeds of
     :func:`~pyro_vrnn.infer.fit`. Those over observations take observations for independent, which
     the steps of a series and windows that overlap are not: name what is in ``group``. An elpd is
-    low with few draws; the table has an estimate of that bias beside it. More weights than data make any ELBO
+    low with few draws; the table has an estimate of that bias beside it.
+
+    More weights than data make any ELBO
     :attr:`vacuous <pyro_vrnn.diagnostics.ELBOAnatomy.is_vacuous>`; judge by held-out data then.
 
     Example::

@@ -78,10 +78,10 @@ def coverage_curve(
     Coverage by level with bootstrap ranges over blocks, and the band of a calibrated forecaster.
 
     A value is inside the central interval of level l when :math:`|2 u - 1| \le l` for its PIT u
-    (:func:`pit_coverage`). So the curve is the empirical CDF of :math:`|2 u - 1|`, which is uniform if u is, and
-    :func:`~pyro_vrnn.scores.ecdf_band` holds for it, with the effective number of values. A curve
-    above the diagonal belongs to intervals that are too wide. One that is too wide on the left
-    of the forecasts and too narrow on the right can lie on it: look at the PIT as well.
+    (:func:`pit_coverage`). So the curve is the empirical CDF of :math:`|2 u - 1|`, which is uniform
+    if u is, and :func:`~pyro_vrnn.scores.ecdf_band` holds for it, with the effective number of
+    values. A curve above the diagonal belongs to intervals that are too wide. One that is too wide
+    on the left of the forecasts and too narrow on the right can lie on it: look at the PIT as well.
 
     Example::
 
