@@ -28,6 +28,7 @@ from pyro_vrnn.diagnostics._programs import check_program
 from pyro_vrnn.diagnostics._tables import number, text_table
 from pyro_vrnn.diagnostics.elbo_anatomy import elbo_anatomy
 from pyro_vrnn.diagnostics.elbo_terms import NOISE, ELBOAnatomy, Estimate
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import FloatArray, check_choice
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
@@ -93,6 +94,8 @@ class Comparison:
     num_samples: int
     seed: int
     num_groups: int | None = None
+
+    __repr__ = short_repr
 
     @property
     def best(self) -> str:

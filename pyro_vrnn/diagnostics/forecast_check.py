@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pyro_vrnn.diagnostics._predicted import read_forecasts
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores import (
     BootstrapRange,
     CoverageCurve,
@@ -50,6 +51,8 @@ class IntervalCheck:
     width: HorizonScores
     score: HorizonScores
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class ForecastCheck:
@@ -77,6 +80,8 @@ class ForecastCheck:
     num_samples: int
     probability: float
     origins_per_block: int
+
+    __repr__ = short_repr
 
     @property
     def inside(self) -> bool:

@@ -16,6 +16,7 @@ from pyro_vrnn.models.classification import SequenceClassification
 from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.nn.plain import plain_torch
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_seed, lent_generators
 from pyro_vrnn.shapes import check_choice, check_positive_int
 
@@ -55,6 +56,8 @@ class SiteUncertainty:
     mean: Tensor
     at_means: Tensor
     num_samples: int
+
+    __repr__ = short_repr
 
     def shares(self) -> dict[str, float]:
         """Return each part's variance summed over all predictions, over that of all weights."""

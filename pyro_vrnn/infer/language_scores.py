@@ -28,6 +28,7 @@ from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.nn.plain import plain_torch
 from pyro_vrnn.ops.log_mean import log_mean_deficit
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_device, check_seed, lent_generators
 from pyro_vrnn.shapes import check_choice, check_positive_int
 
@@ -77,6 +78,8 @@ class LanguageScores:
     entropy: Tensor | None = None
     aleatoric: Tensor | None = None
     epistemic: Tensor | None = None
+
+    __repr__ = short_repr
 
     @property
     def perplexity(self) -> float:

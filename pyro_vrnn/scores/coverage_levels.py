@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores._checks import check_level
 from pyro_vrnn.scores.bootstrap import block_bootstrap
 from pyro_vrnn.scores.uniform_band import EcdfBand, ecdf_band, effective_size, unit_values
@@ -33,6 +34,8 @@ class CoverageCurve:
     lower: FloatArray
     upper: FloatArray
     band: EcdfBand
+
+    __repr__ = short_repr
 
     @property
     def inside(self) -> bool:
