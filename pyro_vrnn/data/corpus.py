@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vrnn.data._text import lines, read_text
 from pyro_vrnn.data.vocabulary import Vocabulary
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import check_positive_int
 
 SUFFIXES = (".txt", ".tokens")
@@ -39,6 +40,8 @@ class Corpus:
     train: Tensor
     valid: Tensor
     test: Tensor
+
+    __repr__ = short_repr
 
 
 def read_corpus(folder: str | Path, *, max_train_lines: int | None = None) -> Corpus:

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vrnn.data._rows import named_rows, naming, shown
 from pyro_vrnn.data._text import lines, read_text
 from pyro_vrnn.data.vocabulary import Vocabulary
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import check_choice, check_finite, check_positive_int, check_shape
 
 Range = tuple[float, float]
@@ -46,6 +47,8 @@ class Documents:
     ids: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not self.texts:

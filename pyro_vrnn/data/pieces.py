@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vrnn.data.documents import Documents
 from pyro_vrnn.data.vocabulary import Vocabulary
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import check_choice, check_positive_int
 
 PAD, START, UNKNOWN = 0, 1, 2
@@ -45,6 +46,8 @@ class PieceSplit:
     train_documents: Tensor
     test_documents: Tensor
     vocabulary: Vocabulary
+
+    __repr__ = short_repr
 
 
 def paper_pieces(

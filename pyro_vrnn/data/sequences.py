@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.data._csv import checked_records, find_column, finite_number
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import FloatArray
 
 
@@ -31,6 +32,8 @@ class Sequences:
     features: tuple[str, ...]
     values: tuple[FloatArray, ...]
     labels: tuple[str, ...] | None
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.ids)

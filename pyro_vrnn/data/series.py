@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_vrnn.data._csv import checked_records, find_column, finite_number
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import shape_text
 
 
@@ -30,6 +31,8 @@ class Series:
     name: str
     filled: int
     source: str
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if self.values.ndim != 1:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import check_positive_int, check_range
 
 
@@ -35,6 +36,8 @@ class Vocabulary:
     UNK: ClassVar[str] = "<unk>"
 
     words: tuple[str, ...]
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not self.words:

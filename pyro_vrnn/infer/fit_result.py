@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import machine, versions
 
 BLOCK = 4096  # rows
@@ -125,6 +126,8 @@ class FitResult:
     resumed_from: list[int] = field(default_factory=list)
     steps: Columns = field(default_factory=Columns, repr=False)
     epochs: Columns = field(default_factory=Columns, repr=False)
+
+    __repr__ = short_repr
 
     @property
     def loss(self) -> list[float]:
