@@ -102,7 +102,7 @@ class StepProduct(Protocol):
     def times_weight(self, grad: Tensor, out: Tensor) -> Tensor:  # (*, N, G*H), (*, n, H)
         """Write the gradient of h, for the first n sequences, from that of the product."""
 
-    def end_steps(self) -> None:
+    def release(self) -> None:
         """Give back what the products of single steps hold."""
 
 

@@ -20,6 +20,8 @@ class _Product(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("groups", "threads")),
         *((name, ctypes.c_void_p) for name in ("mask", "x", "gates", "loc", "noise", "bias")),
         *((name, ctypes.c_void_p) for name in ("for_x", "for_loc", "for_noise")),
+        *((name, ctypes.c_long) for name in ("particles", "next_x", "next_gates", "next_loc")),
+        *((name, ctypes.c_long) for name in ("next_bias", "next_for_x")),
     ]
 
 
@@ -72,6 +74,10 @@ class CompiledProduct:
         call(self._lib.vrnn_weight_grad, product)
         return loc, noise
 
+    def release(self) -> None:
+        """Give back the packed weights."""
+        self._packed.clear()
+
     def _product(self, x: Tensor, rows: Tensor) -> _Product:
         num_steps, num_sequences, columns = x.shape
         return _Product(
@@ -95,3 +101,67 @@ class CompiledProduct:
             )
         loc, packed_noise = self._packed[transposed]
         return loc.data_ptr(), pointer(packed_noise)
+
+
+class CompiledBatch:
+    """As :class:`~pyro_vrnn.ops.products.BatchedProduct`, for weights of each particle."""
+
+    def __init__(self, weight: Tensor) -> None:  # (S, F, D)
+        self._weight = weight.contiguous()
+        self._lib = functions(weight.dtype)
+
+    def fill(
+        self,
+        x: Tensor,  # (t, N, D) or (S, t, N, D)
+        out: Tensor,  # (S, t, N, F), contiguous; written over
+        bias: Tensor | None,  # (F,) or (S, F)
+    ) -> None:
+        """Write the product for all steps."""
+        bias = None if bias is None else bias.contiguous()
+        product = self._product(x, out)
+        product.bias = pointer(bias)
+        product.next_bias = bias.shape[-1] if bias is not None and bias.dim() == 2 else 0
+        call(self._lib.vrnn_fill, product)
+
+    def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (S, t, N, F)
+        """Write the input's gradient for all steps, (t, N, D) or (S, t, N, D)."""
+        each = rows.new_empty(*rows.shape[:-1], self._weight.shape[-1])
+        product = self._product(each, rows)
+        product.for_x, product.next_for_x = each.data_ptr(), each[0].numel()
+        call(self._lib.vrnn_input_grad, product)
+        out.copy_(each.sum(0) if out.dim() == 3 else each)
+
+    @staticmethod
+    def left_factor(rows: Tensor) -> Tensor:  # (S, t, N, F)
+        """Return what :meth:`weight_grad` takes: the rows as they are."""
+        return rows
+
+    def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:
+        """Return the weights' gradient, from one product a particle over all steps."""
+        grad = torch.empty_like(self._weight)
+        product = self._product(x, left)
+        product.for_loc = grad.data_ptr()
+        call(self._lib.vrnn_weight_grad, product)
+        return grad, None
+
+    def release(self) -> None:
+        """Do nothing: weights are packed when a particle's turn comes."""
+
+    def _product(self, x: Tensor, rows: Tensor) -> _Product:
+        x, rows_of_one = x.contiguous(), rows[0]
+        product = _Product(
+            rows=rows_of_one.shape[:-1].numel(),
+            sequences=rows.shape[-2],
+            columns=x.shape[-1],
+            width=rows.shape[-1],
+            threads=torch.get_num_threads(),
+            x=x.data_ptr(),
+            gates=rows.data_ptr(),
+            loc=self._weight.data_ptr(),
+            particles=len(self._weight),
+            next_x=x[0].numel() if x.dim() == 4 else 0,
+            next_gates=rows_of_one.numel(),
+            next_loc=self._weight[0].numel(),
+        )
+        product.held = x  # as long as the structure points to it
+        return product

@@ -123,7 +123,7 @@ class CompiledSteps:
             threads=torch.get_num_threads(),
             loc=loc.data_ptr(),
             noise=pointer(noise),
-            particle_weights=loc.stride(0) if self._loc.dim() == 3 else 0,
+            particle_weights=loc[0].numel() if loc.dim() == 3 else 0,
             mask=pointer(self._mask),
             rows=rows.data_ptr(),
             particle_rows=rows.stride(0) if self._particles else 0,
@@ -139,6 +139,9 @@ class CompiledSteps:
 
     def _weights(self, backward: bool) -> tuple[Tensor, Tensor | None]:
         if backward not in self._packed:
+            if self._loc.dim() == 3:  # a particle's are packed when its turn comes
+                self._packed[backward] = self._loc.contiguous(), None
+                return self._packed[backward]
             masks = 1 if self._mask is None else len(self._mask)
             for_loc, for_noise = (masks, 1) if backward else (self._gates, self._gates)
             noise = self._noise

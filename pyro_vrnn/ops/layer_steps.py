@@ -57,4 +57,4 @@ class PlainSteps:
 
     def release(self) -> None:
         """Give back the weights laid out for single steps."""
-        self._product.end_steps()
+        self._product.release()

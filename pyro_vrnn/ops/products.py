@@ -121,8 +121,8 @@ class MaskedProduct:
             self._backward[rows] = _StepBackward(transposed, self.mask, self._columns, rows)
         return self._backward[rows].write(grad, out)
 
-    def end_steps(self) -> None:
-        """Give back what the products of single steps hold."""
+    def release(self) -> None:
+        """Give back the weights laid out for products of single steps."""
         self._forward.clear()
         self._backward.clear()
 
@@ -251,5 +251,5 @@ class BatchedProduct:
         """Write the gradient of h, for the first n sequences, from that of the product."""
         return torch.bmm(grad[:, : out.shape[1]], self._batch, out=out)
 
-    def end_steps(self) -> None:
+    def release(self) -> None:
         """Do nothing: single steps hold nothing."""

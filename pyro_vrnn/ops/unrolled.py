@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import GATES, State
-from pyro_vrnn.ops.compiled_product import CompiledProduct
+from pyro_vrnn.ops.compiled_product import CompiledBatch, CompiledProduct
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
 from pyro_vrnn.ops.layer_steps import LayerSteps, PlainSteps
 from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct
@@ -28,7 +28,8 @@ from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, dtype_of
 
 # Rows of sequences and steps, and numbers in their gates: for what is to stay in the cache ...
 _PIECE = (512, 2**20)
-# ... and for the weights' gradients, whose products want as many rows as memory allows.
+# ... and for the weights' gradients, whose products want as many rows as memory allows. Compiled
+# code takes as many in all it does, as it lays out the weights for each call.
 _WINDOW = (1024, 2**22)
 
 
@@ -141,7 +142,14 @@ class _Layer:
     def num_gates(self) -> int:
         return GATES[self.mode]
 
+    @property
+    def piece(self) -> tuple[int, int]:
+        """The size of a piece of steps."""
+        return _WINDOW if self.compiled else _PIECE
+
     def product(self, weight: Tensor, mask: Tensor | None, noise: Tensor | None) -> Any:
+        if self.particles and self.compiled and weight.dim() == 3:
+            return CompiledBatch(weight)
         if self.particles:
             return BatchedProduct(weight, self.particles)
         whole = weight if mask is None else MaskedWeight(weight, mask, noise)
@@ -226,11 +234,14 @@ class _Unrolled(torch.autograd.Function):
         bias, bias_n = layer.biases(bias_ih, bias_hh, hidden)
         run = layer.steps_with(recurrent, weight_hh)
         rows = layer.rows(x, hidden, 1)
-        for window in layer.windows(_PIECE, rows):
+        windows = layer.windows(layer.piece, rows)
+        for window in windows:
             num_steps = window.stop - window.start
             if rows.shape[-3] != num_steps:
                 rows = layer.rows(x, hidden, num_steps)
             from_input.fill(x.narrow(-3, window.start, num_steps), rows, bias)
+            if window == windows[-1]:
+                from_input.release()
             run.forward(steps, window, rows, gates, h, extra, bias_n)
         if layer.save:
             ctx.set_materialize_grads(False)
@@ -302,11 +313,12 @@ class _Backward:
             rows = self.layer.rows(self.h, self.hidden, num_steps)
             if self.layer.mode == "GRU":
                 self.inner = self.h.new_empty(num_steps, *self.h.shape[1:])
-            for piece in reversed(self.layer.windows(_PIECE, one_step, window)):
+            for piece in reversed(self.layer.windows(self.layer.piece, one_step, window)):
                 self._run_steps(piece, window, rows)
-            if window == windows[0]:
+            last = window == windows[0]
+            if last:
                 self.steps.release()  # memory peaks below
-            self._multiply(window, rows)
+            self._multiply(window, rows, last)
         of = self.sums.of
         return (
             *(self.for_x, of("weight_ih"), None, of("noise_ih")),
@@ -332,7 +344,7 @@ class _Backward:
         )
         self.steps.backward(piece, self.of_state)
 
-    def _multiply(self, window: slice, rows: Tensor) -> None:
+    def _multiply(self, window: slice, rows: Tensor, last: bool) -> None:
         """Turn the gates' gradients of a window into those of weights, biases and input."""
         sums, needs = self.sums, self.needs
         old = self._time_first(self.h[self.layer.steps.old(window)])
@@ -341,12 +353,16 @@ class _Backward:
         if self.inner is not None:  # only here do the input's and the recurrent product part
             gate_major(rows, self.layer.num_gates)[-1].copy_(self.inner)
             left = self.inner = None
+        if type(self.from_input) is not type(self.recurrent):  # each lays it out in its own way
+            left = None
         start, num_steps = window.start, window.stop - window.start
         x = self.x.narrow(-3, start, num_steps)
-        sums.add_weights("ih", self.from_input, rows, x, needs[1:4], left)
         sums.add_bias("bias_ih", rows, self.bias_ih, needs[7])
         if self.for_x is not None:
             self.from_input.input_grad(rows, self.for_x.narrow(-3, start, num_steps))
+            if last:
+                self.from_input.release()
+        sums.add_weights("ih", self.from_input, rows, x, needs[1:4], left)
 
 
 class _Sums:

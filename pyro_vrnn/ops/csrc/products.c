@@ -17,14 +17,12 @@ long vrnn_width(void) { return WIDTH; }
 void vrnn_pack(const real *weight, real *out, long parts, long units, long depth, long threads) {
     const long panels = num_panels(units);
 #pragma omp parallel for num_threads(threads) if (parts *units *depth > 100000)
-    for (long p = 0; p < parts * panels; p++) {
-        const long unit = p % panels * WIDTH, count = min_of(WIDTH, units - unit);
-        const real *from = weight + (p / panels * units + unit) * depth;
-        real *to = out + p * depth * WIDTH;
-        for (long start = 0; start < depth; start += 16) /* a block that stays in the cache */
-            for (long k = start; k < min_of(start + 16, depth); k++)
-                for (long v = 0; v < WIDTH; v++)
-                    to[k * WIDTH + v] = v < count ? from[v * depth + k] : 0;
+    for (long k = 0; k < parts * panels; k++) {
+        const long part = k / panels, panel = k % panels;
+        pack(
+            weight + part * units * depth, out + part * panels * depth * WIDTH, panel, panel + 1,
+            units, depth
+        );
     }
 }
 
@@ -34,12 +32,12 @@ void vrnn_pack_transposed(
 ) {
     const long panels = num_panels(units);
 #pragma omp parallel for num_threads(threads) if (parts *units *depth > 100000)
-    for (long p = 0; p < parts * panels; p++) {
-        const long unit = p % panels * WIDTH;
-        const int count = (int)min_of(WIDTH, units - unit);
-        const real *from = weight + p / panels * depth * units + unit;
-        for (long k = 0; k < depth; k++)
-            *(vec *)(out + (p * depth + k) * WIDTH) = load(from + k * units, count);
+    for (long k = 0; k < parts * panels; k++) {
+        const long part = k / panels, panel = k % panels;
+        pack_transposed(
+            weight + part * depth * units, out + part * panels * depth * WIDTH, panel, panel + 1,
+            units, depth
+        );
     }
 }
 
@@ -56,6 +54,8 @@ typedef struct {
     real *for_x;             /* gradient of x */
     real *for_loc;           /* (width, columns), and ... */
     real *for_noise;         /* ... likewise, or null */
+    /* With particles: loc is not packed, and each of these is from one particle to the next. */
+    long particles, next_x, next_gates, next_loc, next_bias, next_for_x;
 } Product;
 
 static void multiply_mask(const Product *q, long group, long first, long count, real *out) {
@@ -179,57 +179,96 @@ static void weight_grad(
     }
 }
 
-/* Rows are cut into chunks, weight gradients by panels of columns; threads take the next one. */
-static int run_chunks(const Product *q, int gradient) {
+typedef void Chunk(const Product *, long, int, real *, real *);
+
+static void run_chunk(const Product *q, Chunk *chunk, long c, long chunks, real *work, real *sums) {
+    const long first = q->rows * c / chunks, next = q->rows * (c + 1) / chunks;
+    chunk(q, first, (int)(next - first), work, sums);
+}
+
+/* The weight gradients of one particle: noise, whose products are the longest, and loc. */
+static long num_grads(const Product *q, long *of_noise) {
+    const long pairs = (num_panels(q->columns) + 1) / 2;
+    *of_noise = q->for_noise ? pairs : 0;
+    return *of_noise + (q->for_loc ? max_of(q->groups, 1) * pairs : 0);
+}
+
+static void run_grad(const Product *q, long k, real *panels, real *sums) {
+    const long pairs = (num_panels(q->columns) + 1) / 2, groups = max_of(q->groups, 1);
+    long of_noise;
+    num_grads(q, &of_noise);
+    if (k < of_noise)
+        weight_grad(q, q->for_noise, 1, 0, 0, 2 * k, panels, sums);
+    else {
+        const long group = (k - of_noise) / pairs, pair = (k - of_noise) % pairs;
+        weight_grad(q, q->for_loc, groups, group, q->groups > 0, 2 * pair, panels, sums);
+    }
+}
+
+static Product particle_of(const Product *q, long s) {
+    Product one = *q;
+    one.x += s * q->next_x;
+    one.gates += s * q->next_gates;
+    one.loc += s * q->next_loc;
+    one.bias += q->bias ? s * q->next_bias : 0;
+    one.for_x += q->for_x ? s * q->next_for_x : 0;
+    one.for_loc += q->for_loc ? s * q->next_loc : 0;
+    return one;
+}
+
+enum { FILL, INPUT_GRAD, WEIGHT_GRAD };
+
+/* Threads take chunks of rows, panels of a weight's gradient, or particles. */
+static int run_product(const Product *q, int what) {
     int failed = 0;
-    const long chunks = (q->rows + CHUNK - 1) / CHUNK;
-#pragma omp parallel num_threads(max_of(min_of(q->threads, chunks), 1))
+    long of_noise;
+    Chunk *chunk = what == FILL ? fill : input_grad;
+    const long chunks = (q->rows + CHUNK - 1) / CHUNK, grads = num_grads(q, &of_noise);
+    const long each = what == WEIGHT_GRAD ? grads : chunks;
+    const long tasks = q->particles ? q->particles : each;
+    const long units = what == FILL ? q->width : q->columns;
+    const long depth = what == FILL ? q->columns : q->width;
+    const long packed = q->particles && what != WEIGHT_GRAD ? num_panels(units) * WIDTH * depth : 0;
+    const long work_size = max_of(CHUNK * q->columns, max_of(CHUNK, DEPTH) * 2 * WIDTH);
+#pragma omp parallel num_threads(max_of(min_of(q->threads, tasks), 1))
     {
-        real *work = memory(gradient ? CHUNK * 2 * WIDTH : CHUNK * q->columns);
-        real *sums = memory(CHUNK * 2 * WIDTH);
-        if (!work || !sums) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
+        real *work = memory(work_size), *sums = memory(CHUNK * 2 * WIDTH), *loc = memory(packed);
+        if (!work || !sums || !loc) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
-        for (long c = 0; c < chunks; c++) {
-            const long first = q->rows * c / chunks, next = q->rows * (c + 1) / chunks;
-            if (!__atomic_load_n(&failed, __ATOMIC_ACQUIRE))
-                (gradient ? input_grad : fill)(q, first, (int)(next - first), work, sums);
+        for (long k = 0; k < tasks; k++) {
+            if (__atomic_load_n(&failed, __ATOMIC_ACQUIRE)) continue;
+            if (!q->particles) {
+                if (what == WEIGHT_GRAD)
+                    run_grad(q, k, work, sums);
+                else
+                    run_chunk(q, chunk, k, chunks, work, sums);
+                continue;
+            }
+            Product one = particle_of(q, k);
+            if (packed) {
+                (what == FILL ? pack : pack_transposed)(
+                    one.loc, loc, 0, num_panels(units), units, depth
+                );
+                one.loc = loc;
+            }
+            for (long j = 0; j < each; j++)
+                if (what == WEIGHT_GRAD)
+                    run_grad(&one, j, work, sums);
+                else
+                    run_chunk(&one, chunk, j, chunks, work, sums);
         }
         free(work);
         free(sums);
+        free(loc);
     }
     return failed;
 }
 
-int vrnn_fill(const Product *product) { return run_chunks(product, 0); }
+int vrnn_fill(const Product *product) { return run_product(product, FILL); }
 
-int vrnn_input_grad(const Product *product) { return run_chunks(product, 1); }
+int vrnn_input_grad(const Product *product) { return run_product(product, INPUT_GRAD); }
 
-int vrnn_weight_grad(const Product *q) {
-    int failed = 0;
-    const long groups = max_of(q->groups, 1), pairs = (num_panels(q->columns) + 1) / 2;
-    const long of_loc = q->for_loc ? groups * pairs : 0, of_noise = q->for_noise ? pairs : 0;
-#pragma omp parallel num_threads(max_of(min_of(q->threads, of_loc + of_noise), 1))
-    {
-        real *panels = memory(2 * DEPTH * WIDTH), *sums = memory(CHUNK * 2 * WIDTH);
-        if (!panels || !sums) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
-#pragma omp barrier
-#pragma omp for schedule(dynamic)
-        for (long k = 0; k < of_loc + of_noise; k++) {
-            if (__atomic_load_n(&failed, __ATOMIC_ACQUIRE)) continue;
-            if (k < of_noise) /* the longest first */
-                weight_grad(q, q->for_noise, 1, 0, 0, 2 * k, panels, sums);
-            else {
-                const long group = (k - of_noise) / pairs, pair = (k - of_noise) % pairs;
-                weight_grad(
-                    q, q->for_loc, groups, group, q->groups > 0, 2 * pair, panels, sums
-                );
-            }
-        }
-        free(panels);
-        free(sums);
-    }
-    return failed;
-}
+int vrnn_weight_grad(const Product *product) { return run_product(product, WEIGHT_GRAD); }
 
 long vrnn_product_size(void) { return sizeof(Product); }

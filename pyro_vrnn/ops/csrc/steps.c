@@ -27,9 +27,9 @@ typedef struct {
     long groups;               /* masks of a sequence: 0, 1 or one for each gate */
     long threads;
     const long *active;    /* (T,) sequences still running, or null for all */
-    const real *loc;       /* packed, for each particle */
+    const real *loc;       /* packed if it is for all particles */
     const real *noise;     /* packed, or null */
-    long particle_weights; /* from a particle's packed weights to the next one's; 0 if shared */
+    long particle_weights; /* from a particle's weights, not packed, to the next one's; or 0 */
     const real *mask;      /* (groups, N, H) */
     real *rows;            /* (S, t, N, G*H): pre-activations; backward their gradient */
     long particle_rows;    /* from a particle's rows to the next one's */
@@ -57,6 +57,7 @@ typedef struct {
     Barrier *barrier;
     real *masked; /* (groups, rows, H) */
     real *gates;  /* (MAX_GATES + 1, CHUNK, 2 * WIDTH) */
+    real *packed; /* a particle's weights, those panels that this thread uses */
 } Share;
 
 static void meet(Share *share) {
@@ -165,11 +166,27 @@ static Step step_at(const Layer *q, long k, int backward) {
 #define EACH_PAIR(PANEL) long PANEL = share->first_panel; PANEL < share->last_panel; PANEL += 2
 #define PAIR(PANEL) ((int)min_of(2, share->last_panel - (PANEL)))
 
+typedef void Pack(const real *, real *, long, long, long, long);
+
+static const real *weights_of(
+    const Layer *q, Share *share, long particle, long parts, long depth, Pack *lay_out
+) {
+    if (!q->particle_weights) return q->loc;
+    const real *weight = q->loc + particle * q->particle_weights;
+    const long size = num_panels(q->hidden) * depth * WIDTH;
+    for (long part = 0; part < parts; part++)
+        lay_out(
+            weight + part * q->hidden * depth, share->packed + part * size, share->first_panel,
+            share->last_panel, q->hidden, depth
+        );
+    return share->packed;
+}
+
 static void steps_forward(const Layer *q, Share *share, long particle) {
     const long hidden = q->hidden, width = q->gates * hidden, panels = num_panels(hidden);
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
     const long base = (particle * q->sequences + first) * hidden, num_rows = share->last_row - first;
-    const real *loc = q->loc + particle * q->particle_weights;
+    const real *loc = weights_of(q, share, particle, q->gates, hidden, pack);
     for (long k = 0; k < q->stop - q->start; k++) {
         Step now = step_at(q, k, 0);
         const long active = running(q, share, now.t);
@@ -226,7 +243,7 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
     const long base = (particle * q->sequences + first) * hidden, num_rows = share->last_row - first;
     const long parts = max_of(q->groups, 1), depth = width / parts;
-    const real *loc = q->loc + particle * q->particle_weights;
+    const real *loc = weights_of(q, share, particle, parts, depth, pack_transposed);
     for (long k = 0; k < q->stop - q->start; k++) {
         Step now = step_at(q, k, 1);
         const long active = running(q, share, now.t);
@@ -300,19 +317,18 @@ static void run_share(
     const Layer *q, long thread, long threads, Barrier *barriers, int backward, int *failed
 ) {
     const long panels = num_panels(q->hidden), n = q->sequences;
-    long over_particles = min_of(threads, q->particles), over_rows = 1, over_panels = 1;
-    if (q->particles == 1) {
-        const long numbers = (q->noise ? 2 : 1) * q->gates * q->hidden * q->hidden;
-        /* A step is worth a barrier, and a tile its loads, from some size on. */
-        const long most_panels = max_of(1, min_of((panels + 1) / 2, numbers * n / 200000));
-        const long most_rows = max_of(1, n / 4);
-        if (numbers * (long)sizeof(real) > 1 << 20) { /* each thread keeps its part of the weights */
-            over_panels = min_of(threads, most_panels);
-            over_rows = min_of(threads / over_panels, most_rows);
-        } else {
-            over_rows = min_of(threads, most_rows);
-            over_panels = min_of(threads / over_rows, most_panels);
-        }
+    const long over_particles = min_of(threads, q->particles), left = threads / over_particles;
+    const long numbers = (q->noise ? 2 : 1) * q->gates * q->hidden * q->hidden;
+    /* A step is worth a barrier, and a tile its loads, from some size on. */
+    const long most_panels = max_of(1, min_of((panels + 1) / 2, numbers * n / 200000));
+    const long most_rows = max_of(1, n / 4);
+    long over_rows, over_panels;
+    if (numbers * (long)sizeof(real) > 1 << 20) { /* each thread keeps its part of the weights */
+        over_panels = min_of(left, most_panels);
+        over_rows = min_of(left / over_panels, most_rows);
+    } else {
+        over_rows = min_of(left, most_rows);
+        over_panels = min_of(left / over_rows, most_panels);
     }
     if (thread >= over_particles * over_rows * over_panels) return;
     const long row = thread / over_panels % over_rows, column = thread % over_panels;
@@ -325,22 +341,24 @@ static void run_share(
         .first_particle = cut(q->particles, over_particles, particle),
         .last_particle = cut(q->particles, over_particles, particle + 1),
         .sharers = over_panels,
-        .barrier = barriers + row,
+        .barrier = barriers + thread / over_panels,
     };
     share.masked = memory(q->groups * (share.last_row - share.first_row) * q->hidden);
     share.gates = memory((long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH);
-    if (!share.masked || !share.gates) __atomic_store_n(failed, 1, __ATOMIC_RELEASE);
+    share.packed = memory(q->particle_weights ? q->gates * panels * WIDTH * q->hidden : 0);
+    if (!share.masked || !share.gates || !share.packed) __atomic_store_n(failed, 1, __ATOMIC_RELEASE);
     meet(&share);
     if (!__atomic_load_n(failed, __ATOMIC_ACQUIRE))
         for (long s = share.first_particle; s < share.last_particle; s++)
             (backward ? steps_backward : steps_forward)(q, &share, s);
     free(share.masked);
     free(share.gates);
+    free(share.packed);
 }
 
 static int run_layer(const Layer *q, int backward) {
     int failed = 0;
-    Barrier *barriers = calloc(q->sequences + 1, sizeof(Barrier));
+    Barrier *barriers = calloc(max_of(q->threads, 1), sizeof(Barrier));
     if (!barriers) return 1;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(q->threads)

@@ -9,6 +9,31 @@
 
 static inline long num_panels(long units) { return (units + WIDTH - 1) / WIDTH; }
 
+/* Lay out panels first .. last - 1 of one part of a weight (units, depth), as (depth, WIDTH) each. */
+static void pack(const real *weight, real *out, long first, long last, long units, long depth) {
+    for (long panel = first; panel < last; panel++) {
+        const long unit = panel * WIDTH, count = min_of(WIDTH, units - unit);
+        const real *from = weight + unit * depth;
+        real *to = out + panel * depth * WIDTH;
+        for (long start = 0; start < depth; start += 16) /* a block that stays in the cache */
+            for (long k = start; k < min_of(start + 16, depth); k++)
+                for (long v = 0; v < WIDTH; v++)
+                    to[k * WIDTH + v] = v < count ? from[v * depth + k] : 0;
+    }
+}
+
+/* The same of a weight (depth, units). */
+static void pack_transposed(
+    const real *weight, real *out, long first, long last, long units, long depth
+) {
+    for (long panel = first; panel < last; panel++) {
+        const long unit = panel * WIDTH;
+        const int count = (int)min_of(WIDTH, units - unit);
+        for (long k = 0; k < depth; k++)
+            *(vec *)(out + (panel * depth + k) * WIDTH) = load(weight + k * units + unit, count);
+    }
+}
+
 /* A tile is `rows` x (one or two vectors): a sum over parts, such as loc and noise. */
 typedef struct {
     const real *x;     /* (rows, depth) */
