@@ -8,16 +8,19 @@ name that says what it was made from: source, flags, compiler and processor.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -50,29 +53,29 @@ def library(*defines: str) -> ctypes.CDLL:
     if os.environ.get(SWITCH, "1") == "0":
         raise CannotCompileError(f"{SWITCH}=0")
     compiler = _compiler()
-    name = _digest(compiler, defines)
+    name = f"steps-{_digest(compiler, defines)}.so"
+    errors = []
     for folder in _folders():
-        path = folder / f"steps-{name}.so"
         try:
-            if not path.exists():
-                _build(compiler, defines, path)
-            return ctypes.CDLL(str(path))
+            if not (folder / name).exists():
+                _build(compiler, defines, folder / name)
+            return ctypes.CDLL(str(folder / name))
         except OSError as error:  # a folder that cannot be written, or runs no code
-            _log.info("no compiled library in %s: %s", folder, error)
-    raise CannotCompileError("found no folder to keep the compiled library in")
+            errors.append(str(error))
+    raise CannotCompileError("; ".join(errors))
 
 
-def _compiler() -> str:
-    configured = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "").split()
-    for name in (*configured[:1], "cc", "gcc", "clang"):
-        found = shutil.which(name)
-        if found:
-            return found
+def _compiler() -> list[str]:
+    """Return the command, which may be several words, such as ``ccache gcc``."""
+    for command in (os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc", "gcc", "clang"):
+        words = shlex.split(command or "")
+        if words and shutil.which(words[0]):
+            return words
     raise CannotCompileError("found no C compiler (CC, cc, gcc or clang)")
 
 
-def _digest(compiler: str, defines: tuple[str, ...]) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+def _digest(compiler: list[str], defines: tuple[str, ...]) -> str:
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
     parts = (
         *(path.read_bytes() for path in _SOURCES),
         version,
@@ -94,18 +97,21 @@ def _machine() -> bytes:
     return "\n".join([*names, *known]).encode()
 
 
-def _folders() -> list[Path]:
-    cache = os.environ.get("XDG_CACHE_HOME")
-    home = Path(cache) if cache else Path.home() / ".cache"
-    return [home / "pyro_vrnn", Path(_private())]
+def _folders() -> Iterator[Path]:
+    """Yield where the library may lie: in the user's cache, or for this process only."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    yield Path(cache) / "pyro_vrnn"
+    yield _private()
 
 
 @functools.cache
-def _private() -> str:
-    return tempfile.mkdtemp(prefix="pyro_vrnn-")
+def _private() -> Path:
+    path = tempfile.mkdtemp(prefix="pyro_vrnn-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
 
 
-def _build(compiler: str, defines: tuple[str, ...], path: Path) -> None:
+def _build(compiler: list[str], defines: tuple[str, ...], path: Path) -> None:
     """Compile to a name of its own and move it in place: two processes may be at it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     message, sources = "", [str(path) for path in _SOURCES if path.suffix == ".c"]
@@ -113,7 +119,7 @@ def _build(compiler: str, defines: tuple[str, ...], path: Path) -> None:
         made = Path(folder) / path.name
         for options in _OPTIONS:
             define = [f"-D{name}" for name in defines]
-            command = [compiler, *_FLAGS, *options, *define, *sources, "-o", str(made)]
+            command = [*compiler, *_FLAGS, *options, *define, *sources, "-o", str(made)]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             if run.returncode == 0:
                 os.replace(made, path)

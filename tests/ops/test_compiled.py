@@ -155,6 +155,18 @@ def test_a_folder_that_cannot_be_written(fresh, monkeypatch):
     assert compiled.why_not("cpu", torch.float32) is None
 
 
+def test_a_compiler_of_several_words(fresh, monkeypatch):
+    monkeypatch.setenv("CC", "env cc")
+    assert compiled.why_not("cpu", torch.float32) is None
+
+
+def test_a_library_that_cannot_be_loaded(fresh, monkeypatch):
+    monkeypatch.setattr(compiler, "_build", lambda command, defines, path: path.write_text("no"))
+    monkeypatch.setattr(compiler, "_folders", lambda: [fresh.parent])
+    fresh.parent.mkdir()
+    assert "file too short" in compiled.why_not("cpu", torch.float32)
+
+
 def test_it_can_be_switched_off(fresh, monkeypatch):
     monkeypatch.setenv(compiler.SWITCH, "0")
     assert compiled.why_not("cpu", torch.float32) == "PYRO_VRNN_COMPILE=0"
@@ -195,7 +207,7 @@ def test_another_compiler_or_machine_is_another_name(monkeypatch):
     names = set()
     for defines, machine in itertools.product([(), ("DOUBLE",)], [b"a", b"b"]):
         monkeypatch.setattr(compiler, "_machine", lambda machine=machine: machine)
-        names.add(compiler._digest(shutil.which("cc"), defines))
+        names.add(compiler._digest(["cc"], defines))
     assert len(names) == 4
 
 
