@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vrnn.archives import DamagedArchiveError
 from pyro_vrnn.infer._batches import Batch, Batches
+from pyro_vrnn.infer._history_files import HistoryFiles
 from pyro_vrnn.infer._interrupts import Interrupts
 from pyro_vrnn.infer._nonfinite import bad_parameters
 from pyro_vrnn.infer._progress import Progress
@@ -72,7 +73,7 @@ class Position:
     generators: list[Tensor] = field(default_factory=list)
 
 
-LAYOUT = 1  # of what a checkpoint of fit holds
+LAYOUT = 2  # of what a checkpoint of fit holds; 1 held all of the history
 
 
 class StoredRun:
@@ -91,6 +92,7 @@ class StoredRun:
         self.folder: CheckpointFolder | None = None
         if options.checkpoint_dir is not None:
             self.folder = CheckpointFolder(options.checkpoint_dir, keep_last=options.keep_last)
+            self.history = HistoryFiles(self.folder.path)
 
     def _mark_start(self) -> None:
         """Keep what an epoch starts with."""
@@ -137,7 +139,7 @@ class StoredRun:
             "rng": rng_state(),
             "epoch_rng": self.at.rng,
             "generators": ({str(k): s for k, s in enumerate(self.at.generators)}, {}),
-            "result": self.result.state(),
+            "result": self.history.state(self.result),
             "data": self._data_state(),
         }
         for name, (own, own_facts) in states.items():
@@ -178,7 +180,13 @@ class StoredRun:
                     f"with the steps {self.folder.steps()}."
                 )
             return None
-        return self.folder.load_last()
+        found = self.folder.load_last()
+        if found is not None and found.facts.get("layout") not in range(1, LAYOUT + 1):
+            raise ValueError(
+                f"Expected a checkpoint of fit (layout 1 to {LAYOUT}) in {self.folder.path}, "
+                f"got layout {found.facts.get('layout')}."
+            )
+        return found
 
     def _restore(self, found: Checkpoint) -> None:
         """Load everything but the place in the epoch."""
@@ -188,11 +196,6 @@ class StoredRun:
             raise ValueError("Expected data of at least one batch of finite numbers, got none.")
         if self.options.scheduler is not None:
             self.scheduler = self._made_schedule(optimizer)
-        if found.facts.get("layout") != LAYOUT:
-            raise ValueError(
-                f"Expected a checkpoint of fit (layout {LAYOUT}) in {self.options.checkpoint_dir}, "
-                f"got layout {found.facts.get('layout')}."
-            )
         here, there = self._identity(), found.facts["run"]
         inside = found.facts["position"]["batch"] > 0
         for name, value in here.items():
@@ -215,7 +218,7 @@ class StoredRun:
             load_scheduler_state(
                 self.scheduler, _below(found, "scheduler"), found.facts["scheduler"]
             )
-        self.result.load_state(_below(found, "result"), found.facts["result"])
+        self.history.load(self.result, _below(found, "result"), found.facts["result"])
         self.result.resumed_from.append(found.step)
         place = found.facts["position"]
         self.at = Position(
