@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from pyro_vrnn.infer._batches import Batch, Batches
 from pyro_vrnn.infer._history_files import HistoryFiles
 from pyro_vrnn.infer._interrupts import Interrupts
 from pyro_vrnn.infer._nonfinite import bad_parameters
+from pyro_vrnn.infer._options import Options
 from pyro_vrnn.infer._progress import Progress
 from pyro_vrnn.infer._trainer import Trainer
 from pyro_vrnn.infer.checkpoints import Checkpoint, CheckpointFolder
@@ -35,27 +35,6 @@ from pyro_vrnn.infer.training_state import (
 from pyro_vrnn.runs import rng_state, set_rng_state
 
 Scores = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run is asked for; see :func:`~pyro_vrnn.infer.fit`."""
-
-    num_epochs: int
-    accumulate: int = 1
-    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
-    schedule: str = "epoch"
-    validate: Callable[[], Scores] | None = None
-    monitor: str = ""
-    sign: float = 1.0  # of the monitored score: it is maximised
-    patience: int | None = None
-    callbacks: Sequence[Callable[[FitResult], Any]] = ()
-    seed: int | None = None
-    checkpoint_dir: str | Path | None = None
-    checkpoint_every: int | None = None
-    keep_last: int = 3
-    resume: bool = True
-    progress: bool = True
 
 
 @dataclass
@@ -79,8 +58,15 @@ LAYOUT = 2  # of what a checkpoint of fit holds; 1 held all of the history
 class StoredRun:
     """The parts of a run, and their way to a checkpoint and back."""
 
-    def __init__(self, trainer: Trainer, batches: Batches, options: Options, label: str) -> None:
-        self.trainer, self.batches, self.options = trainer, batches, options
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: Batches,
+        options: Options,
+        label: str,
+        score: Callable[[Any], Scores],
+    ) -> None:
+        self.trainer, self.batches, self.options, self.score = trainer, batches, options, score
         self.result = FitResult(seed=options.seed)
         self.at = Position()
         self.scheduler: LRScheduler | None = None
@@ -159,7 +145,7 @@ class StoredRun:
         return {
             "seed": self.options.seed,
             "accumulate": self.options.accumulate,
-            "monitor": self.options.monitor,
+            "monitor": self.options.watched,
             "parameters": shapes,
             "batches in an epoch": self.progress.num_batches,
         }
@@ -277,7 +263,7 @@ class StoredRun:
         return chain(first, iterator)
 
     def _restore_best(self) -> None:
-        if self.options.validate is None:
+        if not self.options.validates:
             return
         best = self._best
         if self.folder is not None:

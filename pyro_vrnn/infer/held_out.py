@@ -139,7 +139,9 @@ def held_out_log_likelihood(
                 scores.append(_log_likelihood(poutine.trace(replayed).get_trace(*args, **kwargs)))
         each = torch.stack(scores)
         if each.shape[1] == 0:
-            raise ValueError(f"Expected a model that observes data, got none in batch {number}.")
+            raise ValueError(
+                f"Expected a model that observes data, got none in batch {number}: is y missing?"
+            )
         yield each
     if number < 0:
         raise ValueError("Expected held-out data of at least one batch, got none.")

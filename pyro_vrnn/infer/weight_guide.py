@@ -29,6 +29,7 @@ from pyro_vrnn.infer._guide_checks import (
     check_sequence_blocks,
     suits_sequences,
 )
+from pyro_vrnn.infer._observed import check_observed
 from pyro_vrnn.infer.function_draws import wants_function_draws
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn, default_initial
@@ -143,6 +144,7 @@ class AutoWeightGuide(AutoGuide):
             raise
 
     def _build(self, latents: Mapping[str, dict[str, Any]]) -> None:
+        check_observed([name for name, site in latents.items() if site["cond_indep_stack"]])
         records = {name: weight_site_of(site) for name, site in latents.items()}
         kinds = [kind for kind in KINDS if any(r and r.kind == kind for r in records.values())]
         for argument, given in (
