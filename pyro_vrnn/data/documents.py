@@ -229,6 +229,38 @@ def read_labelled(
     return Documents(tuple(texts), numbers, tuple(ids), classes=tuple(known))
 
 
+def read_ratings(
+    path: str | Path,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    tokenize: Tokenize = str.split,
+) -> Documents:
+    """
+    Read rated reviews in either layout: a folder of the scale data, or a file of labelled texts.
+
+    :param path: for :func:`read_scale_data` if it is a folder, else for :func:`read_labelled`.
+    :param text: the file's column of texts; default: ``"text"``.
+    :param label: its column of ratings, numbers in any unit; default: ``"label"``.
+    :param tokenize: of a file, as for :func:`read_labelled`; the scale data come in words.
+    :raises FileNotFoundError: if there is nothing there.
+    :raises ValueError: as those functions, or if columns are named for a folder.
+    """
+    if not Path(path).is_dir():
+        return read_labelled(path, text=text or "text", label=label or "label", tokenize=tokenize)
+    if text is not None or label is not None:
+        raise ValueError(
+            "Expected a .csv or .jsonl file where text or label names a column, got the folder "
+            f"{path}."
+        )
+    try:
+        return read_scale_data(path)
+    except ValueError as error:
+        if any(Path(path).glob("*/subj.*")):
+            raise
+        raise ValueError(f"{error} (Or give a .csv or .jsonl file.)") from error
+
+
 def _words(text: Any, column: str, line: int, tokenize: Tokenize) -> tuple[str, ...]:
     """Return the words of a text."""
     if not isinstance(text, str):
