@@ -394,3 +394,6 @@ class GRU(DroppingRecurrent, torch.nn.GRU):  # type: ignore[misc]
         >>> output.shape, h_n.shape
         (torch.Size([20, 5, 8]), torch.Size([2, 5, 4]))
     """
+
+
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}  # by option

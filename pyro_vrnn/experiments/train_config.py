@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from pyro_vrnn.experiments.forecast_plan import CELLS
 from pyro_vrnn.files import writable_folder, write_json
+from pyro_vrnn.nn.recurrent import CELLS
 from pyro_vrnn.runs import check_device, check_seed
 from pyro_vrnn.shapes import (
     check_choice,

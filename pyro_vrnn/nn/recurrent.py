@@ -342,3 +342,6 @@ class GRU(RecurrentModule):
     """
 
     mode = "GRU"
+
+
+CELLS: dict[str, type[RecurrentModule]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}  # by option

@@ -14,7 +14,7 @@ import torch
 
 from pyro_vrnn.data.corpus import Corpus, read_corpus
 from pyro_vrnn.data.streams import StreamWindows
-from pyro_vrnn.experiments import compare, language_study, studies
+from pyro_vrnn.experiments import compare, language_study, studies, study_run
 from pyro_vrnn.experiments.language_study import first_lines, run_language
 from pyro_vrnn.experiments.sentiment_study import Ratings, run_sentiment
 from pyro_vrnn.experiments.study_config import CONFIGS, METHODS, LanguageConfig, find_config
@@ -124,7 +124,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_was_not(
 ) -> None:
     whole = run_language(study(tmp_path / "a", method), corpus)
     calls = []
-    real = language_study.EpochScores.__call__
+    real = study_run.EpochScores.__call__
 
     def crash(self: Any) -> Any:
         calls.append(0)
@@ -132,7 +132,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_was_not(
             raise RuntimeError("power cut")
         return real(self)
 
-    monkeypatch.setattr(language_study.EpochScores, "__call__", crash)
+    monkeypatch.setattr(study_run.EpochScores, "__call__", crash)
     with pytest.raises(RuntimeError, match="power cut"):
         run_language(study(tmp_path / "b", method), corpus)
     between = json.loads((tmp_path / "b" / "run.json").read_text())
