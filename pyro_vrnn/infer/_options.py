@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from pyro_vrnn.infer._trainer import OptimizerFn, no_optimizer
 from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.runs import check_device, check_seed
-from pyro_vrnn.shapes import check_choice, check_positive_float, check_positive_int
+from pyro_vrnn.shapes import check_choice, check_path, check_positive_float, check_positive_int
 
 SchedulerFn = Callable[[torch.optim.Optimizer], LRScheduler]
 ScoresFn = Callable[[], Mapping[str, float]]
@@ -76,6 +76,21 @@ class Options:
                 "Expected validation in batches that can be run through after every epoch, such as "
                 "a list or a DataLoader, or a function of scores, got "
                 f"{type(self.validation).__name__}."
+            )
+        if self.scheduler is not None and not callable(self.scheduler):
+            raise TypeError(
+                "Expected scheduler to make a schedule from the optimizer, such as "
+                f"functools.partial(StepLR, step_size=10), got {self.scheduler!r}."
+            )
+        if self.checkpoint_dir is not None:
+            folder = check_path("checkpoint_dir", self.checkpoint_dir)
+            if folder.is_file():
+                raise FileExistsError(f"Expected checkpoint_dir to be a folder, got file {folder}.")
+        held_out = self.validation
+        if not (held_out is None or isinstance(held_out, Iterable) or callable(held_out)):
+            raise TypeError(
+                "Expected validation in batches, or a function of scores, got "
+                f"{type(held_out).__name__}."
             )
         for name, beside in (("validation", "patience"), ("checkpoint_dir", "checkpoint_every")):
             if getattr(self, beside) is not None and getattr(self, name) is None:

@@ -69,7 +69,15 @@ class Trainer:
                 f"{'; '.join(f'parameter {name}' for name in bad)}."
             )
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = self.make_optimizer(self.parameters)
+        try:
+            optimizer = self.make_optimizer(self.parameters)
+        except ValueError as error:
+            if self.parameters:
+                raise
+            raise ValueError(
+                f"Expected a module with parameters to train, got a {type(self.module).__name__} "
+                "without: a Pyro model is trained with its guide, by fit."
+            ) from error
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise no_optimizer(f"a function that returns {type(optimizer).__name__}")
         self.optimizer = optimizer

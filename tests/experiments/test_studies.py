@@ -325,3 +325,23 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         compare.read_runs([tmp_path / "x.json"])
     with pytest.raises(ValueError, match="Expected at least one run"):
         compare.read_runs([])
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_one_epoch_is_drawn_as_a_point(tmp_path: Path, corpus: Corpus, epochs: int) -> None:
+    from matplotlib.figure import Figure
+
+    found = run_language(study(tmp_path / "run", "none", num_epochs=epochs), corpus)
+    axes = Figure().subplots()
+    compare._draw_panel(axes, [found])
+    train = axes.lines[1]
+    assert list(train.get_ydata()) == compare.curves(found)["train"]
+    assert (train.get_marker() == "o") == (epochs == 1)
+    labels = [handle.get_label() for handle in compare._handles([found])]
+    assert (compare.ALONE in labels) == (epochs == 1)
+
+
+def test_a_picture_of_no_format(tmp_path: Path, corpus: Corpus) -> None:
+    found = run_language(study(tmp_path / "run", "none"), corpus)
+    with pytest.raises(ValueError, match=r"a picture that ends in one of .*\.png.*, got .*a\.xyz"):
+        compare.draw_curves([found], tmp_path / "a.xyz")
