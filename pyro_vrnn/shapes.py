@@ -235,7 +235,8 @@ def check_state(hx: Any, names: Sequence[str], shape: Sequence[int | str]) -> tu
     if fits and all(isinstance(part, Tensor) for part in given) and not _like_lengths(hx):
         return given
     what = f"a pair ({', '.join(names)})" if len(names) == 2 else names[0]
-    got = f"a Tensor {shape_text(hx.shape)}" if isinstance(hx, Tensor) else type(hx).__name__
+    got = f"{type(hx).__name__} of {len(given)}" if is_list else type(hx).__name__
+    got = f"a Tensor {shape_text(hx.shape)}" if isinstance(hx, Tensor) else got
     hint = ": are these lengths? Give them as lengths=..." if _like_lengths(hx) else "."
     raise TypeError(f"Expected hx to be {what} of shape {shape_text(shape)}, got {got}{hint}")
 
