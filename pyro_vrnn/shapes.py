@@ -8,6 +8,7 @@ message reads the same wherever it is raised.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -113,7 +114,7 @@ def check_sequence(name: str, value: Any, of: str) -> tuple[Any, ...]:
 
 def check_path(name: str, value: Any) -> Path:
     """Return ``value`` as a path, if it is one or a string."""
-    if not isinstance(value, (str, Path)):
+    if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"Expected {name} to be a path, got {value!r:.80}.")
     return Path(value)
 
