@@ -12,7 +12,7 @@ from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores._checks import check_level
 from pyro_vrnn.scores.bootstrap import block_bootstrap
 from pyro_vrnn.scores.uniform_band import EcdfBand, ecdf_band, effective_size, unit_values
-from pyro_vrnn.shapes import FloatArray, shape_text
+from pyro_vrnn.shapes import FloatArray, check_sequence, shape_text
 
 LEVELS = tuple(float(level) for level in np.round(np.linspace(0.05, 0.95, 19), 2))
 
@@ -99,6 +99,7 @@ def coverage_curve(
     :raises ValueError: for values outside [0, 1], an array that is not 2-D, fewer than 2 blocks, or
         levels that do not increase in (0, 1).
     """
+    levels = check_sequence("levels", levels, of="numbers")
     values = unit_values("pit", pit)
     if values.ndim != 2:
         raise ValueError(
