@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-from pyro_vrnn.ops import gemm, unrolled
+from pyro_vrnn.ops import gemm, unrolled_layer
 from pyro_vrnn.ops import recurrent as module
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
@@ -176,8 +176,8 @@ def test_sequences_that_end_one_by_one(mode, kind, worth, monkeypatch):
 @pytest.mark.parametrize("kind", ["untied", "particles"])
 def test_windows_of_steps(mode, kind, monkeypatch, path):
     """Two steps at a time, forward and backward: each weight gradient is a sum of windows."""
-    monkeypatch.setattr(unrolled, "_PIECE", (3, 2**20))
-    monkeypatch.setattr(unrolled, "_WINDOW", (6, 2**20))
+    monkeypatch.setattr(unrolled_layer, "_PIECE", (3, 2**20))
+    monkeypatch.setattr(unrolled_layer, "_WINDOW", (6, 2**20))
     compare(
         path, Case(mode, kind, two_way=True, noise=True), torch.float64, torch.tensor([2, 5, 3])
     )
