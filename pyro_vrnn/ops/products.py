@@ -8,6 +8,8 @@ of the weights. Nothing here records gradients.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,25 @@ from pyro_vrnn.ops.gemm import GroupedWeight, times_transpose
 from pyro_vrnn.ops.weights import MaskedWeight
 
 WeightGrads = tuple[Tensor, Tensor | None]  # of loc and of noise
+
+
+class Product(Protocol):
+    """Products with one weight for all steps."""
+
+    def fill(self, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
+        """Write the product of all steps."""
+
+    def input_grad(self, rows: Tensor, out: Tensor) -> None:
+        """Write the input's gradient from the rows' for all steps."""
+
+    def left_factor(self, rows: Tensor) -> Tensor:
+        """Lay out the rows' gradient for :meth:`weight_grad`."""
+
+    def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:
+        """Return the gradients of loc and noise, from products over all steps."""
+
+    def release(self) -> None:
+        """Give back what is held of the weights, laid out."""
 
 
 class MaskedProduct:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import GATES, State
+from pyro_vrnn.ops.products import Product
 from pyro_vrnn.ops.unrolled_layer import UnrolledLayer
 from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, dtype_of
 
@@ -291,7 +292,7 @@ class _Sums:
     def add_weights(
         self,
         name: str,
-        product: MaskedProduct | BatchedProduct,
+        product: Product,
         rows: Tensor,
         x: Tensor,
         needs: Sequence[bool],  # of loc, mask and noise
