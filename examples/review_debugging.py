@@ -13,8 +13,10 @@ some adjectives are in no training review, so that the model cannot know them.
     python examples/review_debugging.py --out reviews
 
 writes ``reviews/review_debugging.json`` (configuration, versions, metrics, lists) and
-``reviews/review_debugging.png``. ``--data FOLDER`` takes rated reviews in the layout of Pang and
-Lee's scale data instead (``pyro_vrnn.data.read_scale_data``); its first 60 words of a review count.
+``reviews/review_debugging.png``. ``--data`` takes rated reviews instead: a folder in the layout of
+Pang and Lee's scale data, or a ``.csv`` or ``.jsonl`` file with columns ``--text`` and ``--label``
+(``pyro_vrnn.data.read_ratings``). The first 60 words of a review count, and ratings that are not in
+0..1 are brought there by the least and the greatest of the training reviews.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import pyro_vrnn as vrnn
-from pyro_vrnn.data import Documents, Vocabulary, read_scale_data
+from pyro_vrnn.data import Documents, Vocabulary, read_ratings, split_words
 from pyro_vrnn.diagnostics import SiteUncertainty, uncertainty_by_site
 from pyro_vrnn.files import writable_folder, write_atomic, write_json
 from pyro_vrnn.runs import check_device, machine, set_seed, versions
@@ -109,15 +111,27 @@ def made_up_documents(config: Config, seed: int) -> tuple[Documents, Documents, 
 
 
 def read_documents(
-    folder: Path, config: Config, seed: int
+    args: argparse.Namespace, config: Config
 ) -> tuple[Documents, Documents, Vocabulary]:
-    """Return the reviews of a folder, some of them held out, and the words of the others."""
-    documents = read_scale_data(folder)
+    """Return reviews of one's own, some of them held out, and the words of the others."""
+    documents = read_ratings(args.data, text=args.text, label=args.label, tokenize=split_words)
+    if len(documents) <= config.num_test + 1:
+        raise ValueError(
+            f"Expected more reviews than the {config.num_test} to hold out and one, "
+            f"got {len(documents)} in {args.data}."
+        )
     order = list(range(len(documents)))
-    random.Random(seed).shuffle(order)
+    random.Random(args.seed).shuffle(order)
     train, test = (
         documents.select(part) for part in (order[config.num_test :], order[: config.num_test])
     )
+    low, high = float(train.labels.min()), float(train.labels.max())
+    if low == high:
+        raise ValueError(f"Expected ratings that differ, got {low} for every training review.")
+    if low < 0 or high > 1:
+        train, test = (
+            replace(part, labels=(part.labels - low) / (high - low)) for part in (train, test)
+        )
     words = (word for text in train.texts for word in text[: config.max_words])
     return train, test, Vocabulary.from_tokens(words, config.max_vocabulary, unknown=True)
 
@@ -280,7 +294,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, list what the model is unsure of and why, write the JSON and the figure."""
     parser = argparse.ArgumentParser(description="Weight uncertainty of a model of reviews.")
     parser.add_argument("--out", type=Path, default=Path("review_debugging"), help="folder")
-    parser.add_argument("--data", type=Path, help="folder of rated reviews of your own")
+    parser.add_argument("--data", type=Path, help="rated reviews of your own: a folder or a file")
+    parser.add_argument("--text", help="the column of texts in a file; default: text")
+    parser.add_argument("--label", help="the column of ratings in a file; default: label")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda")
     parser.add_argument("--epochs", type=int, help="default: 20, and 10 with --data")
@@ -293,9 +309,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device, folder = str(check_device(args.device)), writable_folder(args.out)
     started = time.perf_counter()
     documents, test, vocabulary = (
-        made_up_documents(config, args.seed)
-        if args.data is None
-        else read_documents(args.data, config, args.seed)
+        made_up_documents(config, args.seed) if args.data is None else read_documents(args, config)
     )
     model, guide = train(documents, vocabulary, config, args.seed, device)
     x, lengths = test.padded(vocabulary, config.max_words)

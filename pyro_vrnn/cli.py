@@ -223,6 +223,12 @@ def predict(
 def experiment(
     name: Annotated[str, typer.Argument(help="ptb-fifth, ptb-small, ..., sentiment-gru.")],
     data: Annotated[Path, typer.Option(help="Folder of the texts or reviews, or a file of them.")],
+    text: Annotated[
+        str | None, typer.Option(help="The column of texts in a file; default: text.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The column of ratings in a file; default: label.")
+    ] = None,
     method: Annotated[str, typer.Option(help="none, dropout or svi.")] = "svi",
     out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
     epochs: Annotated[int | None, typer.Option(help="Instead of the configuration's.")] = None,
@@ -246,6 +252,8 @@ def experiment(
         device=device,
         num_epochs=epochs,
         num_samples=samples,
+        text=text,
+        label=label,
         progress=progress,
     )
     typer.echo(table([found]))

@@ -61,6 +61,8 @@ def writable_folder(path: str | Path) -> Path:
     :raises OSError: if it is a file, cannot be made, or cannot be written.
     """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"Expected a folder at {path}, got a file.")
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass

@@ -8,9 +8,11 @@ message reads the same wherever it is raised.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 FloatArray = NDArray[np.float64]
+T = TypeVar("T")
 
 
 def shape_text(shape: Iterable[int | str]) -> str:
@@ -66,6 +69,54 @@ def check_probability(name: str, value: Any) -> float:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"Expected {name} in [0, 1], got {value}.")
     return float(value)
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a number in (0, 1), such as a part of the data."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"Expected {name} to be a number in (0, 1), got {value!r}.")
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"Expected {name} in (0, 1), got {value}.")
+    return float(value)
+
+
+def check_instance(name: str, value: Any, kind: type[T], hint: str = "") -> T:
+    """
+    Return ``value`` if it is of this class; ``hint`` says where one comes from.
+
+    >>> check_instance("documents", "f.csv", dict, " (see read_dicts)")
+    Traceback (most recent call last):
+    ...
+    TypeError: Expected documents to be of the class dict (see read_dicts), got str.
+    """
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"Expected {name} to be of the class {kind.__name__}{hint}, got {got}.")
+    return value
+
+
+def check_sequence(name: str, value: Any, of: str) -> tuple[Any, ...]:
+    """
+    Return ``value`` as a tuple if it is a list or the like, and neither a string nor a mapping.
+
+    >>> check_sequence("levels", 0.9, of="numbers")
+    Traceback (most recent call last):
+    ...
+    TypeError: Expected levels to be a sequence of numbers, got 0.9.
+    """
+    is_array = isinstance(value, (np.ndarray, Tensor)) and value.ndim > 0
+    is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    if not is_array and (not is_list or isinstance(value, (np.ndarray, Tensor))):
+        got = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
+        raise TypeError(f"Expected {name} to be a sequence of {of}, got {got}.")
+    return tuple(value)
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Return ``value`` as a path, if it is one or a string."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"Expected {name} to be a path, got {value!r:.80}.")
+    return Path(value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
@@ -172,11 +223,47 @@ def check_token_targets(
     return y
 
 
+def check_state(hx: Any, names: Sequence[str], shape: Sequence[int | str]) -> tuple[Tensor, ...]:
+    """
+    Return an initial state as a tuple of tensors, one for each of ``names``.
+
+    Their shapes are not looked at. Where lengths stand in the state's place, as the argument after
+    the input, the message says so.
+    """
+    is_list = isinstance(hx, (tuple, list))
+    given = tuple(hx) if is_list else (hx,)
+    fits = len(given) == len(names) and (is_list or len(names) == 1)
+    if fits and all(isinstance(part, Tensor) for part in given) and not _like_lengths(hx):
+        return given
+    what = f"a pair ({', '.join(names)})" if len(names) == 2 else names[0]
+    got = f"{type(hx).__name__} of {len(given)}" if is_list else type(hx).__name__
+    got = f"a Tensor {shape_text(hx.shape)}" if isinstance(hx, Tensor) else got
+    hint = ": are these lengths? Give them as lengths=..." if _like_lengths(hx) else "."
+    raise TypeError(f"Expected hx to be {what} of shape {shape_text(shape)}, got {got}{hint}")
+
+
+def _like_lengths(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.ndim == 1 and not torch.as_tensor(value).is_floating_point()
+    return isinstance(value, (tuple, list)) and all(isinstance(v, Integral) for v in value)
+
+
 def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:
     """Return ``lengths`` as an int64 CPU tensor of shape (N,), each in 1..T."""
     if num_sequences == 0:
         raise ValueError("Expected lengths of at least one sequence, got none.")
-    lengths = torch.as_tensor(lengths)
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"Expected lengths to be integers of shape ({num_sequences},), "
+            f"got {type(lengths).__name__}."
+        ) from error
+    if lengths.dim() > 1 and lengths.is_floating_point():
+        raise TypeError(
+            f"Expected lengths of shape ({num_sequences},), got {shape_text(lengths.shape)} of "
+            f"{lengths.dtype}: is it a state? Give that as hx=..."
+        )
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"Expected lengths of an integer dtype, got {lengths.dtype}.")
     check_shape("lengths", lengths, (num_sequences,))

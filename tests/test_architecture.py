@@ -14,6 +14,7 @@ LAYERS = {
     "shapes": 0,
     "files": 0,
     "archives": 0,
+    "reprs": 0,
     "runs": 0,
     "scores": 1,
     "ops": 1,
@@ -29,7 +30,17 @@ LAYERS = {
     "__main__": 9,  # calls cli
     "__init__": 8,
 }
-KNOWS_NO_PYRO = ("shapes", "files", "archives", "runs", "scores", "ops", "data", "baselines")
+KNOWS_NO_PYRO = (
+    "shapes",
+    "files",
+    "archives",
+    "reprs",
+    "runs",
+    "scores",
+    "ops",
+    "data",
+    "baselines",
+)
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -127,9 +127,22 @@ def test_a_text_of_another_name_and_reviews_in_a_table_work(
     )  # fmt: skip
     assert status == 0
     rows = "\n".join(f"{'good ' * (k % 7 + 1)}w,{k % 7 / 7}" for k in range(40))
-    table = csv(tmp_path / "reviews.csv", f"text,label\n{rows}\n")
-    status, *_ = run(
-        capsys, "experiment", "sentiment-lstm", "--data", table, "--method", "none", "--out", out,
+    table = csv(tmp_path / "reviews.csv", f"review,stars\n{rows}\n")
+    command = (
+        "experiment", "sentiment-lstm", "--data", table, "--method", "none", "--out", out,
         "--epochs", 1, "--no-progress",
     )  # fmt: skip
+    status, _, err = run(capsys, *command)
+    assert (status, "one of 'review', 'stars', got 'text'" in err) == (2, True)
+    status, *_ = run(capsys, *command, "--text", "review", "--label", "stars")
     assert status == 0
+
+
+def test_columns_of_what_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, texts = write_reviews(tmp_path / "r"), write_corpus(tmp_path / "c")
+    status, _, err = run(
+        capsys, "experiment", "sentiment-lstm", "--data", folder, "--text", "review"
+    )
+    assert (status, f"names a column, got the folder {folder}" in err) == (2, True)
+    status, _, err = run(capsys, "experiment", "ptb-fifth", "--data", texts, "--label", "stars")
+    assert (status, "with sentiment only, got 'ptb-fifth'" in err) == (2, True)

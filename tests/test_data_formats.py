@@ -25,6 +25,8 @@ import pyro_vrnn as vrnn
 from pyro_vrnn.archives import read_archive, write_archive
 from pyro_vrnn.infer import (
     CheckpointFolder,
+    _history_files,
+    _run_state,
     checkpoints,
     load_posterior,
     posterior_facts,
@@ -131,6 +133,7 @@ def test_a_posterior_has_the_same_names_today(tmp_path):
 
 def test_versions_are_those_of_the_newest_folders():
     assert (checkpoints.VERSION, posterior_files.VERSION) == (1, 1)
+    assert (_run_state.LAYOUT, _history_files.VERSION) == (2, 1)
 
 
 def test_archive_1():
@@ -160,23 +163,60 @@ def test_posterior_1():
     assert posterior_facts(FOLDER / "posterior-1")["facts"] == {"note": "for a test"}
 
 
-def test_a_run_of_the_first_version_goes_on(tmp_path):
-    shutil.copytree(FOLDER / "fit-1", tmp_path / "run")
+@pytest.mark.parametrize("name", ["fit-1", "fit-2"])
+def test_a_run_of_an_earlier_version_goes_on(name, tmp_path):
+    """The first held all of the history; the second has it in blocks, here of two rows."""
+    shutil.copytree(FOLDER / name, tmp_path / "run")
     result = fit_run(tmp_path / "run", num_epochs=2)
     assert result.resumed_from == [2]
     assert (len(result.loss), len(result.epoch_loss)) == (4, 2)
     assert result.learning_rate == [0.125, 0.125, 0.0125, 0.0125]
     assert set(result.validation) == {"expected_log_likelihood", "nll"}
+    assert result.loss[:2] == [44.57422590255737, 43.83603477478027]
+
+
+def test_a_run_has_the_same_names_today(tmp_path, monkeypatch):
+    monkeypatch.setattr(_history_files, "ROWS", 2)
+    fit_run(tmp_path / "run", num_epochs=1)
+    kind = {"format": checkpoints.FORMAT, "max_version": checkpoints.VERSION}
+    then, now = (
+        read_archive(p / "step-000000002", **kind) for p in (FOLDER / "fit-2", tmp_path / "run")
+    )
+    leave_out = {"versions", "machine"}  # of the machine and its packages
+    for found in (then, now):
+        found.facts["facts"]["result"] = {
+            k: v for k, v in found.facts["facts"]["result"].items() if k not in leave_out
+        }
+    assert now.facts["facts"]["result"].keys() == then.facts["facts"]["result"].keys()
+    assert now.facts["facts"]["result"]["blocks"].keys() == {"rows", "step", "epoch"}
+    same = {name: v.dtype for name, v in now.tensors.items()}
+    assert same == {name: v.dtype for name, v in then.tensors.items()}
+    assert (tmp_path / "run" / "history-step-000000").is_dir()
 
 
 def test_a_run_of_another_layout_is_refused(tmp_path):
     folder = CheckpointFolder(tmp_path)
-    folder.save(2, {}, {"layout": 2})
-    with pytest.raises(ValueError, match=r"Expected a checkpoint of fit \(layout 1\).*layout 2"):
+    folder.save(2, {}, {"layout": 3})
+    with pytest.raises(ValueError, match=r"checkpoint of fit \(layout 1 to 2\).*got layout 3"):
         fit_run(tmp_path, num_epochs=1)
+
+
+def test_another_layout_is_refused_before_the_model_is_called(tmp_path):
+    CheckpointFolder(tmp_path).save(2, {}, {"layout": 3})
+
+    class Loss(torch.nn.Module):
+        def forward(self, *args):
+            raise AssertionError("called")
+
+    with pytest.raises(ValueError, match="got layout 3"):
+        vrnn.infer.fit_loss(
+            Loss(), [()], num_epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1),
+            checkpoint_dir=tmp_path, progress=False,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
     for writer_name, writer in WRITERS.items():
         writer(Path(sys.argv[1]) / writer_name)
-    fit_run(Path(sys.argv[1]) / "fit-1", num_epochs=1)
+    _history_files.ROWS = 2
+    fit_run(Path(sys.argv[1]) / "fit-2", num_epochs=1)

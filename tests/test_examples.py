@@ -120,3 +120,41 @@ def test_made_up_reviews_are_as_they_say():
     error = sum(float(r.var()) / len(r) for r in ratings) ** 0.5
     assert abs(float(ratings[0].mean() - ratings[1].mean())) < 4.26 * error
     assert float(ratings[0].var()) > 0.01
+
+
+def reviews_of_ones_own(folder, layout):
+    """Write 20 reviews of 1 to 5 stars; those of the scale data are from 0 to 1."""
+    stars = [k % 5 + 1 for k in range(20)]
+    texts = [f"{'good ' * s}film {k} ." for k, s in enumerate(stars)]
+    if layout == "table":
+        rows = [f"{text},{s}" for text, s in zip(texts, stars, strict=True)]
+        path = folder / "reviews.csv"
+        path.write_text("\n".join(["review,stars", *rows, ""]))
+        return path, ["--text", "review", "--label", "stars"]
+    author = folder / "scale" / "Ann"
+    author.mkdir(parents=True)
+    ratings = [str((s - 1) / 4) for s in stars]
+    for kind, found in {"subj": texts, "rating": ratings, "id": map(str, range(20))}.items():
+        (author / f"{kind}.Ann").write_text("\n".join(found) + "\n")
+    return author.parent, []
+
+
+def test_reviews_of_ones_own_in_both_layouts(tmp_path):
+    """The same reviews give the same numbers: stars are brought to 0..1."""
+    example = load_example("review_debugging")
+    found = {}
+    for layout in ("table", "folder"):
+        path, columns = reviews_of_ones_own(tmp_path, layout)
+        out = tmp_path / layout
+        example.main(["--data", str(path), *columns, "--smoke", "--epochs", "1", "--out", str(out)])
+        found[layout] = json.loads((out / "review_debugging.json").read_text())
+    assert found["table"]["metrics"] == found["folder"]["metrics"]
+    assert found["table"]["reviews"] == found["folder"]["reviews"]
+    assert {0 <= review["rating"] <= 1 for review in found["table"]["reviews"]} == {True}
+
+
+def test_too_few_reviews_of_ones_own(tmp_path):
+    example = load_example("review_debugging")
+    path, columns = reviews_of_ones_own(tmp_path, "table")
+    with pytest.raises(ValueError, match="more reviews than the 60 to hold out and one, got 20"):
+        example.main(["--data", str(path), *columns, "--out", str(tmp_path / "out")])

@@ -22,6 +22,7 @@ from pyro_vrnn.shapes import (
     check_last_dim,
     check_lengths,
     check_shape,
+    check_state,
     shape_text,
 )
 
@@ -206,12 +207,7 @@ class DroppingRecurrent(ColumnDropping):
         names = ("h_0", "c_0") if self.mode == "LSTM" else ("h_0",)
         if hx is None:
             return (x.new_zeros(shape),) * len(names)
-        given = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
-        if len(given) != len(names) or (len(names) == 2 and isinstance(hx, Tensor)):
-            raise TypeError(
-                f"Expected hx to be {'a pair (h_0, c_0)' if len(names) == 2 else 'h_0'} of shape "
-                f"{shape_text(shape)}, got {type(hx).__name__} of {len(given)}."
-            )
+        given = check_state(hx, names, shape)
         for name, part in zip(names, given, strict=True):
             check_dtype(name, check_shape(name, part, shape), x.dtype)
         return given
@@ -394,3 +390,6 @@ class GRU(DroppingRecurrent, torch.nn.GRU):  # type: ignore[misc]
         >>> output.shape, h_n.shape
         (torch.Size([20, 5, 8]), torch.Size([2, 5, 4]))
     """
+
+
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}  # by option

@@ -1,7 +1,13 @@
 """Data a sequence model is fitted to: series, texts, documents; windows and splits."""
 
 from pyro_vrnn.data.corpus import Corpus, read_corpus
-from pyro_vrnn.data.documents import Documents, read_labelled, read_scale_data, split_words
+from pyro_vrnn.data.documents import (
+    Documents,
+    read_labelled,
+    read_ratings,
+    read_scale_data,
+    split_words,
+)
 from pyro_vrnn.data.download import download
 from pyro_vrnn.data.pieces import PieceSplit, paper_pieces, split_documents
 from pyro_vrnn.data.sequences import Sequences, read_sequences
@@ -26,6 +32,7 @@ __all__ = [
     "read_corpus",
     "read_csv",
     "read_labelled",
+    "read_ratings",
     "read_scale_data",
     "read_sequences",
     "rolling_origins",

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pyro_vrnn.data._text import lines, read_text
 from pyro_vrnn.data.vocabulary import Vocabulary
-from pyro_vrnn.shapes import check_positive_int
+from pyro_vrnn.reprs import short_repr
+from pyro_vrnn.shapes import check_path, check_positive_int
 
 SUFFIXES = (".txt", ".tokens")
 SPLITS = {
@@ -40,6 +41,8 @@ class Corpus:
     valid: Tensor
     test: Tensor
 
+    __repr__ = short_repr
+
 
 def read_corpus(folder: str | Path, *, max_train_lines: int | None = None) -> Corpus:
     r"""
@@ -61,7 +64,7 @@ def read_corpus(folder: str | Path, *, max_train_lines: int | None = None) -> Co
     """
     if max_train_lines is not None:
         max_train_lines = check_positive_int("max_train_lines", max_train_lines)
-    paths = _find_splits(Path(folder))
+    paths = _find_splits(check_path("folder", folder))
     texts = {split: read_text(path) for split, path in paths.items()}
     counts: Counter[str] = Counter()
     for words in _sentences(texts["train"], max_train_lines):

@@ -15,7 +15,16 @@ from torch import Tensor
 from pyro_vrnn.data._rows import named_rows, naming, shown
 from pyro_vrnn.data._text import lines, read_text
 from pyro_vrnn.data.vocabulary import Vocabulary
-from pyro_vrnn.shapes import check_choice, check_finite, check_positive_int, check_shape
+from pyro_vrnn.reprs import short_repr
+from pyro_vrnn.shapes import (
+    check_choice,
+    check_finite,
+    check_instance,
+    check_path,
+    check_positive_int,
+    check_sequence,
+    check_shape,
+)
 
 Range = tuple[float, float]
 Tokenize = Callable[[str], Sequence[str]]
@@ -47,7 +56,14 @@ class Documents:
     groups: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
+        if isinstance(self.texts, str) or any(isinstance(text, str) for text in self.texts):
+            raise TypeError(
+                "Expected each of texts to be a sequence of words, got a str: cut it, for instance "
+                "with split_words."
+            )
         if not self.texts:
             raise ValueError("Expected at least one document, got none.")
         check_finite("labels", check_shape("labels", self.labels, (len(self.texts),)))
@@ -77,6 +93,7 @@ class Documents:
         :returns: x ``(n, T)`` and lengths ``(n,)``, int64.
         :raises ValueError: if a word is unknown and the vocabulary has no ``<unk>``.
         """
+        check_instance("vocabulary", vocabulary, Vocabulary)
         if max_length is not None:
             max_length = check_positive_int("max_length", max_length)
         rows = [
@@ -88,7 +105,10 @@ class Documents:
 
     def select(self, places: Sequence[int]) -> Documents:
         """Return the documents at these places, in this order."""
-        chosen = [int(place) for place in places]
+        chosen = [int(place) for place in check_sequence("places", places, of="ints")]
+        for place in chosen:
+            if not -len(self) <= place < len(self):
+                raise ValueError(f"Expected places in 0..{len(self) - 1}, got {place}.")
         return Documents(
             texts=tuple(self.texts[i] for i in chosen),
             labels=self.labels[chosen],
@@ -105,6 +125,7 @@ def split_words(text: str) -> list[str]:
     >>> split_words("It's a well-made film, isn't it?")
     ["it's", 'a', 'well-made', 'film', ',', "isn't", 'it', '?']
     """
+    check_instance("text", text, str)
     return re.findall(r"\w+(?:['’.-]\w+)*|[^\w\s]", text.lower())
 
 
@@ -124,7 +145,7 @@ def read_scale_data(folder: str | Path, label: str = "rating") -> Documents:
     :raises ValueError: if there is no author, a file is no UTF-8, has another number of lines than
         the others, or holds a label out of range.
     """
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     check_choice("label", label, tuple(_SCALES))
     if not folder.is_dir():
         raise FileNotFoundError(f"Expected a folder of authors at {folder}, got none.")
@@ -204,8 +225,15 @@ def read_labelled(
     :raises ValueError: if it is no such file, a column is missing, a text has no words, or a label
         is no finite number or out of range.
     """
-    path = Path(path)
-    if label_range is not None and not label_range[0] <= label_range[1]:
+    path = check_path("path", path)
+    for name, column in (("text", text), ("label", label), *([] if id is None else [("id", id)])):
+        check_instance(name, column, str, " (the name of a column)")
+    if not callable(tokenize):
+        raise TypeError(f"Expected tokenize to be a function text -> words, got {tokenize!r}.")
+    limits = (
+        (0, 0) if label_range is None else check_sequence("label_range", label_range, "numbers")
+    )
+    if len(limits) != 2 or not limits[0] <= limits[1]:
         raise ValueError(f"Expected label_range of (least, greatest), got {label_range}.")
     texts: list[tuple[str, ...]] = []
     labels: list[float] = []
@@ -227,6 +255,39 @@ def read_labelled(
     known = sorted(set(names), key=_class_order(names))
     numbers = torch.tensor([known.index(name) for name in names], device="cpu")
     return Documents(tuple(texts), numbers, tuple(ids), classes=tuple(known))
+
+
+def read_ratings(
+    path: str | Path,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    tokenize: Tokenize = str.split,
+) -> Documents:
+    """
+    Read rated reviews in either layout: a folder of the scale data, or a file of labelled texts.
+
+    :param path: for :func:`read_scale_data` if it is a folder, else for :func:`read_labelled`.
+    :param text: the file's column of texts; default: ``"text"``.
+    :param label: its column of ratings, numbers in any unit; default: ``"label"``.
+    :param tokenize: of a file, as for :func:`read_labelled`; the scale data come in words.
+    :raises FileNotFoundError: if there is nothing there.
+    :raises ValueError: as those functions, or if columns are named for a folder.
+    """
+    path = check_path("path", path)
+    if not path.is_dir():
+        return read_labelled(path, text=text or "text", label=label or "label", tokenize=tokenize)
+    if text is not None or label is not None:
+        raise ValueError(
+            "Expected a .csv or .jsonl file where text or label names a column, got the folder "
+            f"{path}."
+        )
+    try:
+        return read_scale_data(path)
+    except ValueError as error:
+        if any(path.glob("*/subj.*")):
+            raise
+        raise ValueError(f"{error} (Or give a .csv or .jsonl file.)") from error
 
 
 def _words(text: Any, column: str, line: int, tokenize: Tokenize) -> tuple[str, ...]:

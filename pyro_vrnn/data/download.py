@@ -16,6 +16,8 @@ from urllib.response import addinfourl
 
 from tqdm.auto import tqdm
 
+from pyro_vrnn.shapes import check_instance, check_path
+
 Response = HTTPResponse | addinfourl
 
 SCHEMES = ("http", "https", "file")
@@ -41,7 +43,9 @@ def download(url: str, path: str | Path, *, sha256: str, progress: bool = True) 
     :raises ValueError: if an argument is none of that, the checksum is wrong, or another file
         stands at ``path``.
     """
-    path = Path(path)
+    path = check_path("path", path)
+    check_instance("url", url, str)
+    check_instance("sha256", sha256, str, " (64 hexadecimal digits)")
     scheme = urlsplit(url).scheme.lower()
     if scheme not in SCHEMES:
         raise ValueError(f"Expected an address with {', '.join(SCHEMES)}, got {url!r}.")

@@ -14,10 +14,19 @@ from torch import Tensor
 
 from pyro_vrnn.data.documents import Documents
 from pyro_vrnn.data.vocabulary import Vocabulary
-from pyro_vrnn.shapes import check_choice, check_positive_int
+from pyro_vrnn.reprs import short_repr
+from pyro_vrnn.runs import check_seed
+from pyro_vrnn.shapes import (
+    check_choice,
+    check_instance,
+    check_positive_int,
+    check_sequence,
+    check_share,
+)
 
 PAD, START, UNKNOWN = 0, 1, 2
 LINE_FEED = "\n"
+READERS = ", as read_labelled and read_scale_data return"
 _RESERVED = ("<pad>", "<start>", Vocabulary.UNK, "<unused>")
 
 
@@ -45,6 +54,8 @@ class PieceSplit:
     train_documents: Tensor
     test_documents: Tensor
     vocabulary: Vocabulary
+
+    __repr__ = short_repr
 
 
 def paper_pieces(
@@ -80,11 +91,11 @@ def paper_pieces(
     :param split: ``"piece"`` or ``"document"``.
     :raises ValueError: if a part would be empty, or vocabulary_size is below 5.
     """
+    check_instance("documents", documents, Documents, READERS)
     length = check_positive_int("length", length)
     if check_positive_int("vocabulary_size", vocabulary_size) <= len(_RESERVED):
         raise ValueError(f"Expected vocabulary_size of at least 5, got {vocabulary_size}.")
-    if not 0 < train_share < 1:
-        raise ValueError(f"Expected train_share in (0, 1), got {train_share}.")
+    check_share("train_share", train_share)
     check_choice("split", split, ("piece", "document"))
     order = _shuffled(len(documents), seed)
     num_known = int(len(order) * train_share)
@@ -133,6 +144,10 @@ def split_documents(
     :param seed: of the shuffle.
     :raises ValueError: if shares are not positive, do not sum to 1, or a part would be empty.
     """
+    check_instance("documents", documents, Documents, READERS)
+    shares = check_sequence("shares", shares, of="numbers")
+    if not all(isinstance(share, (int, float)) for share in shares):
+        raise TypeError(f"Expected shares to be a sequence of numbers, got {shares!r}.")
     if not shares or not all(share > 0 for share in shares):
         raise ValueError(f"Expected positive shares, got {tuple(shares)}.")
     if not math.isclose(sum(shares), 1.0, abs_tol=1e-9):
@@ -151,6 +166,7 @@ def split_documents(
 def _shuffled(count: int, seed: int) -> list[int]:
     """Return 0 .. count - 1 as numpy's legacy generator shuffles a list."""
     order = list(range(count))
+    check_seed(seed)
     np.random.RandomState(seed).shuffle(order)
     return order
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.data._csv import checked_records, find_column, finite_number
-from pyro_vrnn.shapes import FloatArray
+from pyro_vrnn.reprs import short_repr
+from pyro_vrnn.shapes import FloatArray, check_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,8 @@ class Sequences:
     features: tuple[str, ...]
     values: tuple[FloatArray, ...]
     labels: tuple[str, ...] | None
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,7 +85,7 @@ def read_sequences(
     :raises ValueError: if it cannot be read or is no such CSV file, if a column is missing, a cell
         is no finite number, a sequence has two labels or one time twice.
     """
-    header, rows = checked_records(Path(path))
+    header, rows = checked_records(check_path("path", path))
     place = find_column(header, sequence)
     has_label = labelled or label.strip() in (name.strip() for name in header)
     label_place = find_column(header, label) if has_label else None

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_vrnn.data._csv import checked_records, find_column, finite_number
-from pyro_vrnn.shapes import shape_text
+from pyro_vrnn.reprs import short_repr
+from pyro_vrnn.shapes import check_path, shape_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,8 @@ class Series:
     name: str
     filled: int
     source: str
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if self.values.ndim != 1:
@@ -85,7 +88,7 @@ def read_csv(path: str | Path, column: str) -> Series:
     """
     if not isinstance(column, str):
         raise TypeError(f"Expected column to be a name in the header, got {column!r}.")
-    path = Path(path)
+    path = check_path("path", path)
     header, rows = checked_records(path)
     place = find_column(header, column)
     values: list[float] = []

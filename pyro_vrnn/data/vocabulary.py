@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import check_positive_int, check_range
 
 
@@ -36,7 +37,11 @@ class Vocabulary:
 
     words: tuple[str, ...]
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
+        if isinstance(self.words, str):
+            raise TypeError(f"Expected words to be a sequence of words, got {self.words!r:.40}.")
         if not self.words:
             raise ValueError("Expected a vocabulary of at least one word, got none.")
         if len(self.index) != len(self.words):
@@ -57,6 +62,8 @@ class Vocabulary:
             occur in the text, it is the last.
         :raises ValueError: if the text is empty, or max_size leaves no room.
         """
+        if isinstance(tokens, str):
+            raise TypeError(f"Expected tokens to be a sequence of words, got {tokens!r:.40}.")
         return cls.from_counts(Counter(tokens), max_size, unknown=unknown)
 
     @classmethod

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import check_finite, check_positive_int, check_shape
 
 
@@ -25,6 +26,8 @@ class Windows:
     x: Tensor
     y: Tensor
     origins: Tensor
+
+    __repr__ = short_repr
 
     @property
     def overlap(self) -> float:

@@ -30,7 +30,8 @@ from pyro_vrnn.diagnostics._datasets import Variable, check_coords, make_dataset
 from pyro_vrnn.diagnostics._draws import Arguments, Draw, Program, iter_draws, iter_prior
 from pyro_vrnn.diagnostics._facts import attributes, fit_attributes
 from pyro_vrnn.diagnostics._history import SVIResult, divergences, history, parts_now
-from pyro_vrnn.diagnostics._inputs import ConstantData, constant_variables
+from pyro_vrnn.diagnostics._inputs import ConstantData, apart, constant_variables
+from pyro_vrnn.diagnostics._observations import CLASS_SITES, is_class
 from pyro_vrnn.diagnostics._selection import Key, Selection, fit_size, select
 from pyro_vrnn.diagnostics._sites import (
     Names,
@@ -102,6 +103,8 @@ class Layout:
 def run_export(request: Request, index_origin: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Draw, and return a dataset for each group and the attributes of all."""
     past = history(request.svi_result)
+    if request.constant_data is True:
+        request = replace(request, training=apart(request.training))
     draws = _draws(request)
     first = next(draws)
     layout = _layout(request, first)
@@ -126,6 +129,9 @@ def run_export(request: Request, index_origin: int) -> tuple[dict[str, Any], dic
     if past or kl:
         groups["svi"] = past | kl
     attrs = attributes(request.model, request.guide, request.seed)
+    observed = _observed(layout.sites)
+    if classes := [s.name for s in observed if is_class(first.model.nodes[s.name])]:
+        attrs[CLASS_SITES] = json.dumps(classes)
     if selection.summarized:
         attrs["summarized_sites"] = json.dumps([site.name for site in selection.summarized])
     of_site = {"sample_stats": [site.name for site in selection.latents], "svi": kl_sites}
@@ -177,7 +183,8 @@ def _layout(request: Request, first: Draw) -> Layout:
     others = {name for given in both if isinstance(given, Mapping) for name in given}
     others |= set(request.defaults)
     sites = describe_sites(first.model, request.dims, request.defaults, others)
-    observed = [full_value(first.model.nodes[s.name]) for s in _observed(sites)]
+    nodes = first.model.nodes
+    observed = {s.name: torch.as_tensor(nodes[s.name]["value"]) for s in _observed(sites)}
     dims, pred_dims = request.dims, {**request.dims, **request.pred_dims}
     make = partial(constant_variables, model=request.model, defaults=request.defaults)
     constants = make(
@@ -191,7 +198,7 @@ def _layout(request: Request, first: Draw) -> Layout:
         "predictions_constant_data",
         request.predictions_constant_data,
         given=request.elsewhere or request.training,
-        observed=[],
+        observed={},
         dims=pred_dims,
     )
     given = _given_predictions(request, sites)

@@ -1,9 +1,15 @@
-"""Constant data: what the model was given beside its observations."""
+"""
+Constant data: what the model was given beside its observations.
+
+An argument is an observation if its own memory is what a site observes, never for its values: an
+input may equal the observations. What a model made of an argument (``y.float()``) is other memory;
+of a site that observes such, the argument called ``y`` or as the site is the observation.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +29,7 @@ def constant_variables(
     wanted: ConstantData,
     model: Program,
     given: Arguments,
-    observed: Collection[Tensor],
+    observed: Mapping[str, Tensor],
     dims: Names,
     defaults: Names,
 ) -> dict[str, Variable]:
@@ -32,7 +38,8 @@ def constant_variables(
 
     :param wanted: name -> array; or True for the tensors among the model's arguments, by the names
         of these, the observed ones left out.
-    :param observed: the values of observed sites.
+    :param given: those of the model, as :func:`apart` returns them.
+    :param observed: the own values of observed sites, by name.
     :raises TypeError: if ``wanted`` is of another type.
     :raises ValueError: if True is asked of a model whose arguments have no names, or there are more
         names in ``dims`` than the array has dims.
@@ -48,8 +55,26 @@ def constant_variables(
     return {name: _variable(name, value, dims, defaults) for name, value in wanted.items()}
 
 
+def apart(given: Arguments) -> Arguments:
+    """Return arguments no two tensors of which share memory: a second one is copied."""
+    seen: set[int] = set()
+
+    def own(value: Any) -> Any:
+        place = _memory(value)
+        if place is None:
+            return value
+        if place in seen:
+            return value.clone()
+        seen.add(place)
+        return value
+
+    return Arguments(
+        [own(value) for value in given.args], {n: own(v) for n, v in given.kwargs.items()}
+    )
+
+
 def _tensors(
-    argument: str, model: Program, given: Arguments, observed: Collection[Tensor]
+    argument: str, model: Program, given: Arguments, observed: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     program = model.forward if isinstance(model, torch.nn.Module) else model
     signature = inspect.signature(program)
@@ -63,19 +88,29 @@ def _tensors(
                 f"*{name}: give {argument} a dict."
             )
         found |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, Tensor) and not any(_same(value, other) for other in observed)
-    }
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    left_out = {name for site in observed for name in _observations(site, observed[site], tensors)}
+    return {name: value for name, value in tensors.items() if name not in left_out}
 
 
-def _same(value: Tensor, other: Tensor) -> bool:
-    return value is other or (
-        value.shape == other.shape
-        and value.device == other.device
-        and bool(torch.equal(value, other))
-    )
+def _observations(site: str, value: Tensor, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the arguments that a site observes."""
+    place = _memory(value)
+    # A model that observes a part of an argument needs the rest of it as an input.
+    same = [
+        name
+        for name, tensor in tensors.items()
+        if tensor is value
+        or (place is not None and _memory(tensor) == place and tensor.numel() == value.numel())
+    ]
+    return same or [name for name in (site, "y") if name in tensors][:1]
+
+
+def _memory(value: Any) -> int | None:
+    """Return where the memory of a tensor begins, whatever part of it the tensor shows."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.numel() == 0:
+        return None
+    return value.untyped_storage().data_ptr()
 
 
 def _variable(name: str, value: Any, dims: Names, defaults: Names) -> Variable:

@@ -1,4 +1,9 @@
-"""Which layer a weight belongs to, by the name that our modules and torch's give it."""
+"""
+Which layer a weight belongs to, by the name that our modules and torch's give it.
+
+All tables by layer ask here, so that they can be laid side by side: by the site's name alone, since
+not all of them see the record of a weight.
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pyro.poutine.util import site_is_factor
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 Site = dict[str, Any]
+CLASS_SITES = "class_sites"  # attribute of an export
 
 
 def num_observations(site: Site) -> float:
@@ -48,6 +49,11 @@ def uniform_log_likelihood(site: Site) -> float | None:
     else:
         return None
     return -num_observations(site) * per_event * math.log(size)
+
+
+def is_class(site: Site) -> bool:
+    """Return whether a site's values are ids of classes or words, in no order."""
+    return isinstance(_wrapped(site["fn"])[-1], (Categorical, OneHotCategorical))
 
 
 def _wrapped(fn: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
+from pyro_vrnn.diagnostics._observations import CLASS_SITES
 from pyro_vrnn.infer.predict import Prediction
 from pyro_vrnn.shapes import FloatArray, check_choice, shape_text
 
@@ -34,10 +36,11 @@ def read_forecasts(
     Return what happened, ``(R, H)``, and the draws, ``(S, R, H)``.
 
     :raises TypeError: if ``y`` is missing.
-    :raises ValueError: if there are no draws, or the shapes do not fit.
+    :raises ValueError: if there are no draws, they are class ids, or the shapes do not fit.
     """
     if is_arviz(predicted):
         draws = read_draws(predicted, group, var_name)
+        _check_numbers(predicted, group, var_name, draws)
         y = read_observed(predicted, group, var_name) if y is None else y
     elif isinstance(predicted, Prediction):
         if predicted.probs is not None:
@@ -111,6 +114,19 @@ def read_observed(data: Any, group: str, name: str) -> NDArray[Any]:
 def to_numpy(value: Any) -> NDArray[Any]:
     """Return a tensor, on whatever device, or anything like an array as an array."""
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _check_numbers(data: Any, group: str, name: str, draws: NDArray[Any]) -> None:
+    """Refuse ids of classes or words, whose order means nothing."""
+    is_class = name in json.loads(data[group].attrs.get(CLASS_SITES, "[]"))
+    if not is_class and np.issubdtype(draws.dtype, np.integer):  # an export by others: no facts
+        others = [data[group][other] for other in ("logits", "probs") if other in data[group]]
+        is_class = any(other.ndim == data[group][name].ndim + 1 for other in others)
+    if is_class:
+        raise ValueError(
+            f"Expected {name!r} to hold numbers, got ids of classes or words: use check_classes. "
+            "If their order means something, give draws and y as arrays."
+        )
 
 
 def _given(y: Any) -> Any:

@@ -12,6 +12,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
+from pyro_vrnn.diagnostics._layers import layer_of
 from pyro_vrnn.diagnostics._weight_dims import GATE_LABELS, weight_dims
 from pyro_vrnn.distributions.weight_site import WeightSite, weight_site_of
 
@@ -31,7 +32,7 @@ class SiteInfo:
     batch_dims: int
     shape: tuple[int, ...]
     gates: int = 1  # of more than one, the first dim is the gates, which the site has in the second
-    layer: str = ""
+    layer: str = ""  # as layer_of names it
     weight_kind: str = ""
 
     @property
@@ -151,7 +152,7 @@ def _describe(site: dict[str, Any], given: Sequence[str | None]) -> SiteInfo:
             f"{', '.join(RESERVED_DIMS)}, got {given!r}."
         )
     in_plate = bool(site["cond_indep_stack"])
-    return SiteInfo(name, kind, in_plate, filled, batch_dims, shape, layer=name)
+    return SiteInfo(name, kind, in_plate, filled, batch_dims, shape, layer=layer_of(name))
 
 
 def _describe_weights(
@@ -163,17 +164,10 @@ def _describe_weights(
     others = [info for name, info in found.items() if name not in weights]
     taken = {*found, *RESERVED_DIMS, *(dim for info in others for dim in info.dims)}
     described = {}
-    for name, (dims, shape, recurrent) in weight_dims(weights, taken).items():
-        record, module = weights[name][0], name.rpartition(".")[0]
-        reverse = "_reverse" if name.endswith("_reverse") else ""
-        layer = f"l{record.layer}{reverse}" if recurrent else ""
+    for name, (dims, shape) in weight_dims(weights, taken).items():
+        record = weights[name][0]
         described[name] = replace(
-            found[name],
-            dims=dims,
-            shape=shape,
-            gates=record.gates,
-            layer=".".join(filter(None, (module, layer))) or name,
-            weight_kind=record.kind,
+            found[name], dims=dims, shape=shape, gates=record.gates, weight_kind=record.kind
         )
     return described
 

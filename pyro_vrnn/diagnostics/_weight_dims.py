@@ -13,11 +13,10 @@ GATE_LABELS = {4: ("i", "f", "g", "o"), 3: ("r", "z", "n")}  # torch.nn's LSTM a
 
 
 class WeightDims(NamedTuple):
-    """Names and sizes of a weight's dims, and whether it is part of a recurrent layer."""
+    """Names and sizes of a weight's dims."""
 
     names: tuple[str, ...]
     sizes: Shape
-    recurrent: bool
 
 
 def weight_dims(
@@ -32,7 +31,7 @@ def weight_dims(
     dims of their own. A weight of another shape than its record's kind is left out.
 
     >>> found = weight_dims({"rnn.weight_hh_l0": (WeightSite("weight_hh", gates=4), (20, 5))}, ())
-    >>> found["rnn.weight_hh_l0"][:2]
+    >>> tuple(found["rnn.weight_hh_l0"])
     (('gate', 'unit', 'previous_unit'), (4, 5, 5))
 
     :param weights: site -> its record and shape.
@@ -42,12 +41,10 @@ def weight_dims(
     recurrent = {_module(n) for n, (record, _) in fitting.items() if _is_recurrent(record)}
     other = {_module(n) for n, (record, _) in fitting.items() if _is_other(record)}
     found: dict[str, Named] = {}
-    inside = set()
     for name, (record, shape) in fitting.items():
         module = _module(name)
         alone = record.kind == "bias" and module in recurrent - other
         if _is_recurrent(record) or record.gates > 1 or alone:
-            inside.add(name)
             prefix = f"{module}_" if len(recurrent) > 1 and module else ""
             found[name] = _recurrent_layer(name, record, shape, prefix)
         else:
@@ -57,7 +54,6 @@ def weight_dims(
         name: WeightDims(
             tuple(f"{name}_{what}" if dim in clashing else dim for dim, what, _ in named),
             tuple(size for _, _, size in named),
-            name in inside,
         )
         for name, named in found.items()
     }

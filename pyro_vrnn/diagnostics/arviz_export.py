@@ -135,7 +135,8 @@ def from_pyro_svi(
     :param predictions_args: arguments of other data to draw them at, observations not needed.
     :param predictions_kwargs: keyword arguments of other data.
     :param constant_data: name -> array, or True for the tensors among the training arguments that
-        are no observations.
+        are no observations: not the ones that a site observes, nor, of a site that observes what
+        the model made of one, that called ``y`` or as the site.
     :param predictions_constant_data: the same of ``predictions_args``, all of its tensors.
     :param coords: dim -> coordinate values. Those of a plate are for the training data, and not for
         ``predictions``.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_vrnn.diagnostics._axes import given_or_new
 from pyro_vrnn.diagnostics.class_check import ClassCheck
 from pyro_vrnn.diagnostics.forecast_check import ForecastCheck
 from pyro_vrnn.scores import (
@@ -35,10 +36,10 @@ GREY = "0.6"
 def plot_pit(
     pit: ForecastCheck | ArrayLike,  # (N,) or (blocks, per block)
     *,
-    ax: Axes | None = None,
     band: EcdfBand | None = None,
     color: str = "C0",
     label: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """
     Draw the empirical CDF of PIT values minus that of the uniform distribution, and its band.
@@ -48,10 +49,10 @@ def plot_pit(
     zero, forecasts that are too high.
 
     :param pit: PIT values, rows being the independent units, or a check.
-    :param ax: matplotlib axes; None for new ones.
     :param band: the band to draw; None for 95 % and the effective number of values.
     :param str color: of curve and band.
     :param label: of the curve; None for none.
+    :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
     :raises ValueError: for values outside [0, 1], or of more than two dims.
     """
@@ -66,7 +67,7 @@ def plot_pit(
             )
     if band is None:
         band = ecdf_band(effective_size(values.reshape(len(values), -1)))
-    ax = _axes(ax)
+    ax = given_or_new(ax)
     x = _ended(band.points)
     ax.fill_between(
         x,
@@ -87,21 +88,21 @@ def plot_pit(
 def plot_coverage(
     coverage: ForecastCheck | CoverageCurve,
     *,
-    ax: Axes | None = None,
     color: str = "C0",
     label: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """
     Draw coverage by level with its ranges, and the band of a calibrated forecaster.
 
     :param coverage: a curve, or a check that has one.
-    :param ax: matplotlib axes; None for new ones.
     :param str color: of curve and band.
     :param label: of the curve; None for none.
+    :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
     """
     curve = coverage.coverage if isinstance(coverage, ForecastCheck) else coverage
-    ax = _axes(ax)
+    ax = given_or_new(ax)
     band = curve.band
     ax.fill_between(
         _ended(band.points),
@@ -131,24 +132,24 @@ def plot_coverage(
 def plot_horizon(
     scores: HorizonScores,
     *,
-    ax: Axes | None = None,
     color: str = "C0",
     label: str | None = None,
     ylabel: str = "",
+    ax: Axes | None = None,
 ) -> Axes:
     """
     Draw a score by steps ahead with its bootstrap ranges.
 
     :param scores: such as :attr:`ForecastCheck.crps`.
-    :param ax: matplotlib axes; None for new ones.
     :param str color: of line and ranges.
     :param label: of the line; None for none.
     :param str ylabel: what the score is, with its unit.
+    :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
     """
     from matplotlib.ticker import MaxNLocator
 
-    ax = _axes(ax)
+    ax = given_or_new(ax)
     ahead = np.arange(1, len(scores.mean) + 1)
     ax.fill_between(ahead, scores.lower, scores.upper, color=color, alpha=0.2, linewidth=0)
     ax.plot(ahead, scores.mean, color=color, marker=".", label=label)
@@ -162,9 +163,9 @@ def plot_horizon(
 def plot_reliability(
     bins: ClassCheck | Reliability,
     *,
-    ax: Axes | None = None,
     color: str = "C0",
     label: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """
     Draw how often events happened against their probability, with intervals and where they are.
@@ -173,13 +174,13 @@ def plot_reliability(
     bins, as high as their share of the events (axis on the right).
 
     :param bins: bins, or a check that has them.
-    :param ax: matplotlib axes; None for new ones.
     :param str color: of the points.
     :param label: of the points; None for none.
+    :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
     """
     parts = bins.reliability if isinstance(bins, ClassCheck) else bins
-    ax = _axes(ax)
+    ax = given_or_new(ax)
     shares = parts.count / parts.count.sum()
     foot = ax.twinx()
     foot.bar(
@@ -214,14 +215,6 @@ def plot_reliability(
     if label is not None:
         ax.legend()
     return ax
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot
-
-    return pyplot.subplots(layout="constrained")[1]
 
 
 def _ended(values: Any) -> Any:

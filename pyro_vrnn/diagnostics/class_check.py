@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pyro_vrnn.diagnostics._predicted import read_probs, to_numpy
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores import (
     BootstrapRange,
     CalibrationError,
@@ -51,6 +52,8 @@ class ClassCheck:
     num_events: int
     num_samples: int | None
     probability: float
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         draws = "" if self.num_samples is None else f", {self.num_samples} draws"

@@ -7,7 +7,8 @@ if each is complete. The expected log predictive density of held-out data,
 .. math::
     \mathrm{elpd} = \sum_i \log \frac1S \sum_s p(y_i \mid w_s),
 
-asks for no bound and compares guides without a density too.
+asks for no bound and compares guides without a density too. The log of a mean over S draws is low,
+by about Var p / (2 S (E p)^2) an observation, and more so for the wider guide.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from pyro_vrnn.diagnostics._elpd import Density, elpd_error, held_out_density, read_groups
 from pyro_vrnn.diagnostics._programs import check_program
 from pyro_vrnn.diagnostics._tables import number, text_table
 from pyro_vrnn.diagnostics.elbo_anatomy import elbo_anatomy
 from pyro_vrnn.diagnostics.elbo_terms import NOISE, ELBOAnatomy, Estimate
-from pyro_vrnn.infer.held_out import held_out_log_likelihood
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import FloatArray, check_choice
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
@@ -43,16 +47,20 @@ class Score:
 
     :ivar float value: the number.
     :ivar float standard_error: its standard error: that of S draws, for held-out data also that of
-        n observations taken for independent. (Of an elpd to first order in the draws: too small
-        where a few of them carry all of the density.)
+        n observations, or groups of them, taken for independent. (Of an elpd to first order in the
+        draws: too small where a few of them carry all of the density.)
     :ivar float difference: the number less the best guide's.
     :ivar float difference_error: standard error of the difference, paired by draw and observation.
+    :ivar float finite_sample_bias: of an elpd, an estimate of how far the value is from its limit
+        for many draws, negative (:func:`~pyro_vrnn.ops.log_mean.log_mean_deficit`); it is not
+        taken off, and not in the standard error. 0 of the others, which have no bias.
     """
 
     value: float
     standard_error: float
     difference: float
     difference_error: float
+    finite_sample_bias: float = 0.0
 
     @property
     def is_within_noise(self) -> bool:
@@ -74,6 +82,8 @@ class Comparison:
     :ivar dict pointwise: name -> elpd of each held-out observation, ``(n,)``; empty without.
     :ivar int num_samples: S.
     :ivar int seed: of the draws.
+    :ivar num_groups: of held-out observations, which are taken for independent; None if each is one
+        of its own.
     """
 
     by: str
@@ -83,6 +93,9 @@ class Comparison:
     pointwise: dict[str, FloatArray] = field(repr=False)
     num_samples: int
     seed: int
+    num_groups: int | None = None
+
+    __repr__ = short_repr
 
     @property
     def best(self) -> str:
@@ -92,16 +105,17 @@ class Comparison:
     def __str__(self) -> str:
         header = ["guide"]
         for kind in self.scores:
-            header += [LABELS[kind], "±", "difference", "±"]
+            bias = ["bias"] if kind == "elpd" else []
+            header += [LABELS[kind], *bias, "±", "difference", "±"]
         rows = []
         for name in self.names:
             row = [name]
-            for scores in self.scores.values():
+            for kind, scores in self.scores.items():
                 score = scores[name]
-                numbers = [score.value, score.standard_error]
-                if name != self.best:
-                    numbers += [score.difference, score.difference_error]
-                row += [number(value) for value in numbers] + ["-"] * (4 - len(numbers))
+                own = [score.value, score.finite_sample_bias, score.standard_error]
+                row += [number(value) for value in (own if kind == "elpd" else own[::2])]
+                difference = [score.difference, score.difference_error]
+                row += ["-", "-"] if name == self.best else map(number, difference)
             rows.append(row)
         title = (
             f"{len(self.names)} guides by {LABELS[self.by]}, {self.num_samples} draws (seed "
@@ -126,8 +140,24 @@ class Comparison:
             lines.append("ELBOs are left out (elbo=False).")
         if self.pointwise:
             count = len(self.pointwise[self.best])
-            lines.append(f"elpd: {count} held-out observations, taken for independent.")
+            parts = "" if self.num_groups is None else f" in {self.num_groups} groups"
+            lines.append(f"elpd: {count} held-out observations{parts}, taken for independent.")
+            if biased := self._biased():
+                lines.append(
+                    f"elpd: {self.num_samples} draws bias the difference of {', '.join(biased)} "
+                    f"from {self.best} by more than its standard error; take more."
+                )
         return lines
+
+    def _biased(self) -> list[str]:
+        """Return the guides whose elpd differs from the best's in bias by more than its error."""
+        scores = self.scores["elpd"]
+        best = scores[self.best].finite_sample_bias
+        return [
+            name
+            for name in self.names[1:]
+            if abs(scores[name].finite_sample_bias - best) > scores[name].difference_error
+        ]
 
 
 @torch.no_grad()
@@ -137,6 +167,7 @@ def compare_guides(
     model_args: Sequence[Any] = (),
     model_kwargs: Mapping[str, Any] | None = None,
     held_out: Iterable[Any] | None = None,
+    group: ArrayLike | Tensor | None = None,
     num_samples: int = 100,
     by: str | None = None,
     elbo: bool = True,
@@ -148,7 +179,11 @@ def compare_guides(
     Every guide is drawn from with the same random numbers, draw by draw; the standard error of a
     difference is that of the paired differences, over draws, and for held-out data over
     observations too. Standard errors say nothing of other training runs: those need other seeds of
-    :func:`~pyro_vrnn.infer.fit`. More weights than data make any ELBO
+    :func:`~pyro_vrnn.infer.fit`. Those over observations take observations for independent, which
+    the steps of a series and windows that overlap are not: name what is in ``group``. An elpd is
+    low with few draws; the table has an estimate of that bias beside it.
+
+    More weights than data make any ELBO
     :attr:`vacuous <pyro_vrnn.diagnostics.ELBOAnatomy.is_vacuous>`; judge by held-out data then.
 
     Example::
@@ -169,17 +204,25 @@ def compare_guides(
     :param model_kwargs: the training keyword arguments.
     :param held_out: batches of data that no guide was trained on, as for
         :func:`~pyro_vrnn.infer.held_out`; read once.
+    :param group: a label for each held-out observation, ``(n,)``, in the order of
+        :attr:`Comparison.pointwise`: batch after batch, a plate's elements in a row. Observations
+        of one label are summed before the standard error is taken (of the deviations from their
+        mean, so that sizes may differ), and labels are taken for independent. For N sequences of T
+        steps: ``np.repeat(np.arange(N), T)``.
     :param int num_samples: S, at least 2, for training and held-out data alike.
     :param str by: the score that orders the guides; default ``"elpd"`` with held-out data, else
         ``"elbo"``, or ``"expected_log_likelihood"`` without.
     :param bool elbo: whether to compare ELBOs and KLs; False allows guides without a density.
     :param int seed: of the draws; the generators are left as they were.
     :raises TypeError: if an argument is of the wrong type.
-    :raises ValueError: if there are fewer than two guides, an ELBO to compare is defined up to a
-        constant, guides count different observations, or :func:`elbo_anatomy` raises one.
+    :raises ValueError: if there are fewer than two guides, or observations or groups of them, an
+        ELBO to compare is defined up to a constant, guides count different observations, ``group``
+        does not label them, or :func:`elbo_anatomy` raises one.
     """
     kwargs = _check_pairs(pairs, model_args, model_kwargs)
     batches = None if held_out is None else list(held_out)
+    if group is not None and batches is None:
+        raise ValueError("Expected held_out= beside group=, the labels of its observations.")
     by = _check_by(by, batches is not None, elbo)
     anatomies = {
         name: elbo_anatomy(
@@ -198,14 +241,19 @@ def compare_guides(
         + (("kl",) if elbo else ())
     }
     densities = {
-        name: _held_out(*pair, batches, num_samples, seed)
+        name: held_out_density(*pair, batches, num_samples, seed)
         for name, pair in pairs.items()
         if batches is not None
     }
     _check_same_data({n: len(d.pointwise) for n, d in densities.items()}, "held-out")
     values = {n: d.pointwise.sum() for n, d in densities.items()} if by == "elpd" else draws[by]
     names = tuple(sorted(pairs, key=lambda name: -float(np.mean(values[name]))))
-    scores = {"elpd": _elpd_scores(densities, names[0])} if densities else {}
+    scores: dict[str, dict[str, Score]] = {}
+    num_groups = None
+    if densities:
+        groups = read_groups(group, len(densities[names[0]].pointwise))
+        scores["elpd"] = _elpd_scores(densities, names[0], groups)
+        num_groups = None if group is None else int(groups.max()) + 1
     scores |= {score: _scores(of_guides, names[0]) for score, of_guides in draws.items()}
     return Comparison(
         by=by,
@@ -215,6 +263,7 @@ def compare_guides(
         pointwise={name: density.pointwise for name, density in densities.items()},
         num_samples=num_samples,
         seed=seed,
+        num_groups=num_groups,
     )
 
 
@@ -226,44 +275,19 @@ def _read(anatomy: ELBOAnatomy, score: str) -> FloatArray:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _Density:
-    """The elpd of each observation ``(n,)``, and how each draw moves their sum ``(S,)``."""
-
-    pointwise: FloatArray
-    influence: FloatArray
-
-
-def _held_out(
-    model: Callable[..., Any], guide: Callable[..., Any], batches: Any, num_samples: int, seed: int
-) -> _Density:
-    pointwise, influence = [], np.zeros(num_samples)
-    for scores in held_out_log_likelihood(model, guide, batches, num_draws=num_samples, seed=seed):
-        each = scores.logsumexp(0) - math.log(num_samples)  # (n,)
-        pointwise.append(each.cpu().numpy())
-        # d log mean_s p_s = p_s / mean_s p_s: the delta method, summed over observations.
-        influence += (scores - each).exp().sum(1).cpu().numpy()
-    return _Density(np.concatenate(pointwise), influence)
-
-
-def _elpd_scores(densities: Mapping[str, _Density], best: str) -> dict[str, Score]:
+def _elpd_scores(
+    densities: Mapping[str, Density], best: str, groups: NDArray[np.int64]
+) -> dict[str, Score]:
     top = densities[best]
-    count = len(top.pointwise)
-    if count < 2:
-        raise ValueError(f"Expected held-out data of at least 2 observations, got {count}.")
-
-    def error(pointwise: FloatArray, influence: FloatArray) -> float:
-        over_data = math.sqrt(count) * float(np.std(pointwise, ddof=1))
-        return math.hypot(over_data, Estimate.of(influence).standard_error)
-
     return {
         name: Score(
             value=math.fsum(density.pointwise),
-            standard_error=error(density.pointwise, density.influence),
+            standard_error=elpd_error(density.pointwise, density.influence, groups),
             difference=math.fsum(density.pointwise - top.pointwise),
-            difference_error=error(
-                density.pointwise - top.pointwise, density.influence - top.influence
+            difference_error=elpd_error(
+                density.pointwise - top.pointwise, density.influence - top.influence, groups
             ),
+            finite_sample_bias=density.bias,
         )
         for name, density in densities.items()
     }

@@ -1,4 +1,4 @@
-"""Plots of an ELBO's parts, over the steps of a training and by site; the caller's axes."""
+"""Plots of an ELBO's parts, over the steps of a training and by site."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_vrnn.diagnostics._axes import given_or_new
 from pyro_vrnn.diagnostics.elbo_terms import NOISE, ELBOAnatomy, SiteKL
 from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.shapes import FloatArray, check_choice, check_positive_int
@@ -17,12 +18,12 @@ PARTS = {"constant": ("0.75", "constant"), "slab": ("C0", "slab"), "mask": ("C2"
 
 
 def plot_elbo_parts(
-    ax: Axes,
     history: Any,
     *,
     window: int = 1,
     skip: int = 0,
     relative: bool = False,
+    ax: Axes | None = None,
 ) -> Axes:
     """
     Draw the ELBO of every step with its parts: expected log-likelihood, and minus the KL.
@@ -31,13 +32,13 @@ def plot_elbo_parts(
     can be seen: with ``relative`` each line is shown less its own last value, which the legend
     gives.
 
-    :param ax: matplotlib axes.
     :param history: what :func:`~pyro_vrnn.infer.fit` returned, what
         :func:`~pyro_vrnn.from_pyro_svi` exported of it, or the ``svi`` group of that.
     :param int window: draw means of this many steps, each at the last of them.
     :param int skip: leave out this many first steps, which set the scale otherwise.
     :param bool relative: draw each line less its last value.
-    :returns: ``ax``.
+    :param ax: matplotlib axes; None for new ones.
+    :returns: the axes.
     :raises TypeError: if ``history`` is none of these.
     :raises ValueError: if it does not hold the parts, or has too few steps.
     """
@@ -47,6 +48,7 @@ def plot_elbo_parts(
         raise ValueError(f"Expected skip in 0..{count - 1}, got {skip!r}.")
     if check_positive_int("window", window) > count - skip:
         raise ValueError(f"Expected window of at most {count - skip} steps, got {window}.")
+    ax = given_or_new(ax)
     steps = np.arange(count)[skip + window - 1 :]
     styles = {"ELBO": ("C0", 2.0), "expected log-likelihood": ("C1", 1.2), "-KL": ("C3", 1.2)}
     for name, values in lines.items():
@@ -64,12 +66,12 @@ def plot_elbo_parts(
 
 
 def plot_kl_by_site(
-    ax: Axes,
     anatomy: ELBOAnatomy,
     *,
     by: str = "site",
     per_weight: bool = False,
     constant: bool = True,
+    ax: Axes | None = None,
 ) -> Axes:
     """
     Draw the KL of each site or layer as a stacked bar of its constant, slab and mask parts.
@@ -77,13 +79,13 @@ def plot_kl_by_site(
     The mask part is negative, so it goes to the left; a diamond marks the KL, their sum. A KL
     that is sampled, or not split, is one bar, with two standard errors.
 
-    :param ax: matplotlib axes.
     :param anatomy: what :func:`~pyro_vrnn.diagnostics.elbo_anatomy` returned.
     :param str by: ``"site"`` or ``"layer"``.
     :param bool per_weight: divide each by its number of weights.
     :param bool constant: False leaves the constant part out, beside which the others can be too
         small to see; the diamond is then the rest. KLs that are not split stay whole.
-    :returns: ``ax``.
+    :param ax: matplotlib axes; None for new ones.
+    :returns: the axes.
     :raises TypeError: if ``anatomy`` is not an :class:`~pyro_vrnn.diagnostics.ELBOAnatomy`.
     :raises ValueError: if ``by`` is neither, or there are no latents.
     """
@@ -92,6 +94,7 @@ def plot_kl_by_site(
     parts = anatomy.sites if check_choice("by", by, ("site", "layer")) == "site" else anatomy.layers
     if not parts:
         raise ValueError("Expected an anatomy of at least one latent, got none.")
+    ax = given_or_new(ax)
     rows = np.arange(len(parts))
     sizes = np.array([part.num_weights if per_weight else 1 for part in parts], dtype=float)
     split = np.array([part.constant is not None for part in parts])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pyro_vrnn.diagnostics._tables import number
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.shapes import FloatArray
 
 NATS_PER_BIT = math.log(2.0)
@@ -55,6 +56,8 @@ class LogLikelihood:
     num_observations: float
     draws: FloatArray = field(repr=False)
 
+    __repr__ = short_repr
+
     @property
     def expected(self) -> Estimate:
         """The expected log-likelihood."""
@@ -97,6 +100,8 @@ class SiteKL:
     mask: float | None
     gal_gap: float | None
     mask_entropy: float | None
+
+    __repr__ = short_repr
 
     @property
     def kl(self) -> Estimate:
@@ -153,6 +158,8 @@ class ELBOAnatomy:
     reference: float | None
     reference_kind: str | None
     seed: int
+
+    __repr__ = short_repr
 
     @property
     def num_samples(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pyro_vrnn.diagnostics._predicted import read_forecasts
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores import (
     BootstrapRange,
     CoverageCurve,
@@ -18,13 +19,13 @@ from pyro_vrnn.scores import (
     HorizonScores,
     by_horizon,
     central_interval,
-    coverage,
     coverage_curve,
     crps,
     ecdf_band,
     effective_size,
     interval_score,
     pit,
+    pit_coverage,
     width,
 )
 from pyro_vrnn.scores.horizon import in_blocks
@@ -36,6 +37,11 @@ class IntervalCheck:
     """
     The central intervals of one level, by horizon.
 
+    ``coverage`` is that of the PIT values (:func:`~pyro_vrnn.scores.pit_coverage`), as in
+    :attr:`ForecastCheck.coverage`: its mean is the level for a calibrated forecaster and any number
+    of draws. ``width`` and ``score`` are of intervals between quantiles of the draws
+    (:func:`~pyro_vrnn.scores.central_interval`), which few draws make too narrow.
+
     :ivar coverage: shares of the values inside.
     :ivar width: mean widths.
     :ivar score: mean interval scores, lower is better.
@@ -44,6 +50,8 @@ class IntervalCheck:
     coverage: HorizonScores
     width: HorizonScores
     score: HorizonScores
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +80,8 @@ class ForecastCheck:
     num_samples: int
     probability: float
     origins_per_block: int
+
+    __repr__ = short_repr
 
     @property
     def inside(self) -> bool:
@@ -152,7 +162,8 @@ def check_forecasts(
     :param y: what happened, ``(R, H)`` or ``(R,)``, origins in time order; an ArviZ object has it
         in ``observed_data``, of the group ``"predictions"`` in ``predictions_constant_data``. The
         columns may also be several outputs in place of horizons.
-    :param levels: of the intervals in the table.
+    :param levels: of the intervals in the table. Their coverage is that of the PIT values; widths
+        and scores, of quantiles of the draws, want some hundred draws.
     :param float probability: of bands and ranges.
     :param int origins_per_block: how many successive origins depend on each other: at least the
         horizon over the distance of the origins. R must be a multiple of it.
@@ -162,7 +173,7 @@ def check_forecasts(
     :raises ImportError: if the package scoringrules is missing.
     :raises TypeError: if an argument is of the wrong type, or ``y`` is missing.
     :raises ValueError: if shapes do not fit, an argument is out of its range, a number is not
-        finite, or there are fewer than 2 draws or blocks.
+        finite, there are fewer than 2 draws or blocks, or an ArviZ object has class ids.
 
     **References**
 
@@ -181,7 +192,7 @@ def check_forecasts(
     def checked(level: float) -> IntervalCheck:
         lower, upper = central_interval(draws, level)
         return IntervalCheck(
-            scored(coverage(observed, lower, upper)),
+            scored(pit_coverage(values, level)),
             scored(width(lower, upper)),
             scored(interval_score(observed, lower, upper, level)),
         )

@@ -22,6 +22,7 @@ def plot_ppc(
     var_name: str = "obs",
     group: str = "posterior_predictive",
     num_samples: int = 50,
+    ax: Axes | None = None,
     **options: Any,
 ) -> Axes:
     """
@@ -35,8 +36,9 @@ def plot_ppc(
     :param str var_name: the observed site.
     :param str group: ``"posterior_predictive"`` or ``"prior_predictive"``.
     :param int num_samples: draws shown, at most those that there are.
+    :param ax: matplotlib axes; None for new ones.
     :param options: more of ArviZ's arguments, such as ``kind``.
-    :returns: matplotlib axes.
+    :returns: the axes.
     :raises ImportError: if ArviZ is not installed.
     :raises TypeError: if ``data`` is no ArviZ object.
     :raises ValueError: if group or variable is missing.
@@ -52,10 +54,34 @@ def plot_ppc(
     arviz = import_arviz()
     if int(arviz.__version__.split(".")[0]) < 1:
         axes = arviz.plot_ppc(
-            data, group=GROUPS[group], var_names=[var_name], num_pp_samples=count, **options
+            data, group=GROUPS[group], var_names=[var_name], num_pp_samples=count, ax=ax, **options
         )
         return np.ravel(axes)[0]
+    if ax is not None:
+        options["plot_collection"] = _collection(arviz, data[group], var_name, ax)
     collection = arviz.plot_ppc_dist(
         data, group=group, var_names=[var_name], num_samples=count, backend="matplotlib", **options
     )
     return collection.viz["plot"][var_name].item()
+
+
+def _collection(arviz: Any, group: Any, var_name: str, ax: Axes) -> Any:
+    """Return what ArviZ 1.x draws into: a grid of plots, here of one that is there already."""
+    import xarray
+
+    def one(value: Any) -> tuple[tuple[()], Any]:
+        array = np.empty((), dtype=object)
+        array[()] = value
+        return (), array
+
+    plots = xarray.DataTree.from_dict(
+        {
+            "/": xarray.Dataset({"figure": one(ax.figure)}),
+            "plot": xarray.Dataset({var_name: one(ax)}),
+            "row_index": xarray.Dataset({var_name: ((), 0)}),
+            "col_index": xarray.Dataset({var_name: ((), 0)}),
+        }
+    )
+    draws = group.to_dataset()[[var_name]].stack(sample=("chain", "draw"))
+    overlaid = {"overlay_ppc": ["sample"]}  # one line for each draw, as plot_ppc_dist has it
+    return arviz.PlotCollection(draws, plots, aes=overlaid, backend="matplotlib")

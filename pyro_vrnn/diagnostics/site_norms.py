@@ -14,6 +14,7 @@ from pyro import poutine
 
 from pyro_vrnn.diagnostics._programs import check_program
 from pyro_vrnn.infer.elbo_draws import elbo_draws
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_seed, lent_generators, set_seed
 from pyro_vrnn.shapes import FloatArray, check_positive_int
 
@@ -31,6 +32,8 @@ class SiteNorms:
     posterior: dict[str, FloatArray] = field(repr=False)
     prior: dict[str, FloatArray] = field(repr=False)
     num_weights: dict[str, int]
+
+    __repr__ = short_repr
 
     def root_mean_squares(self) -> SiteNorms:
         """Return the norms over the root of the number of weights; N(0, s^2) has about s."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vrnn.diagnostics._layers import layer_of
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, weight_site_of
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.models.classification import SequenceClassification
 from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.nn.plain import plain_torch
-from pyro_vrnn.runs import check_seed
+from pyro_vrnn.reprs import short_repr
+from pyro_vrnn.runs import check_seed, lent_generators
 from pyro_vrnn.shapes import check_choice, check_positive_int
 
 Run = Callable[[Any], Tensor]
@@ -55,6 +56,8 @@ class SiteUncertainty:
     mean: Tensor
     at_means: Tensor
     num_samples: int
+
+    __repr__ = short_repr
 
     def shares(self) -> dict[str, float]:
         """Return each part's variance summed over all predictions, over that of all weights."""
@@ -98,8 +101,9 @@ def uncertainty_by_site(
     :param guide: its guide.
     :param x: what the network is run on, with ``lengths`` if given.
     :param int num_samples: S, at least 2.
-    :param str by: ``"site"``; ``"layer"``: all sites of a layer together; ``"gate"``: the rows of
-        each gate of a recurrent weight apart. Sites whose weights do not vary are no part.
+    :param str by: ``"site"``; ``"layer"``: all sites of a layer together, the directions of a
+        bidirectional one apart, as in :func:`~pyro_vrnn.diagnostics.elbo_anatomy`; ``"gate"``: the
+        rows of each gate of a recurrent weight apart. Sites whose weights do not vary are no part.
     :param run: plain network -> the prediction, to look at something else than what it returns for
         ``x``: a state at every step, say. Default: probabilities of the classes or tokens, and
         otherwise what the network returns.
@@ -121,8 +125,7 @@ def uncertainty_by_site(
     parts = _parts(guide, by)
     run = _default_run(model, x, lengths) if run is None else run
     predict = _Predict(model, run)
-    devices = sorted({w.device.index or 0 for w in means.values() if w.device.type == "cuda"})
-    with own_parameters(model, guide), torch.random.fork_rng(devices=devices):
+    with own_parameters(model, guide), lent_generators():
         torch.manual_seed(seed)
         at_means = predict(means)
         whole = _Moments()
@@ -208,7 +211,7 @@ def _parts(guide: AutoWeightGuide, by: str) -> Mapping[str, Part]:
         record = weight_site_of(guide.prototype_trace.nodes[name])
         gates = _GATES.get(record.gates, "") if record is not None else ""
         if by == "layer":
-            parts.setdefault(_layer(name), {})[name] = _ALL
+            parts.setdefault(layer_of(name), {})[name] = _ALL
         elif by == "gate" and site.kind in RECURRENT_KINDS and gates:
             rows = site.shape[0] // len(gates)
             for place, gate in enumerate(gates):
@@ -218,10 +221,3 @@ def _parts(guide: AutoWeightGuide, by: str) -> Mapping[str, Part]:
     if not parts:
         raise ValueError("Expected a guide under which some weight varies, got one of constants.")
     return parts
-
-
-def _layer(name: str) -> str:
-    """Return the layer of a site: ``rnn.l0`` of ``rnn.weight_ih_l0``, ``head`` of ``head.bias``."""
-    module, _, weight = name.rpartition(".")
-    found = re.search(r"_(l\d+)(_reverse)?$", weight)
-    return ".".join(filter(None, (module, found.group(1) if found else ""))) or name

@@ -1,4 +1,4 @@
-"""Plots of weights: what a guide knows of a matrix, and the sizes of sites; the caller's axes."""
+"""Plots of weights: what a guide knows of a matrix, and the sizes of sites."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from pyro_vrnn.diagnostics._axes import given_or_new
 from pyro_vrnn.diagnostics.site_norms import SiteNorms
 from pyro_vrnn.distributions.block_factor import BlockFactorNormal
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
@@ -30,12 +31,12 @@ LEVELS = (0.5, 0.94)  # of the thick and the thin line of a forest
 
 @torch.no_grad()
 def plot_weight_map(
-    ax: Axes,
     q: Any,
     *,
     what: str = "signal_to_noise",
     gates: Sequence[str] = "",
     colorbar: bool = True,
+    ax: Axes | None = None,
 ) -> Axes:
     r"""
     Draw what a guide knows of a weight matrix as an image, outputs down and inputs across.
@@ -46,16 +47,16 @@ def plot_weight_map(
 
     Example::
 
-        plot_weight_map(ax, guide.distribution("rnn.weight_hh_l0"), gates="ifgo")
+        plot_weight_map(guide.distribution("rnn.weight_hh_l0"), gates="ifgo")
 
-    :param ax: matplotlib axes.
     :param q: the distribution of one weight of one or two dims: of our guides,
         ``guide.distribution(name)``, or ``Normal(...).to_event()``.
     :param str what: ``"signal_to_noise"``, by weight; ``"distance"`` or ``"drop_prob"``, by block.
     :param gates: names of the gates stacked in the rows, which lines part: ``"ifgo"`` of an LSTM,
         ``"rzn"`` of a GRU.
     :param bool colorbar: draw one beside the axes.
-    :returns: ``ax``.
+    :param ax: matplotlib axes; None for new ones.
+    :returns: the axes.
     :raises TypeError: if ``q`` is no such distribution, or has no blocks where they are asked for.
     :raises ValueError: if ``q`` has no noise to compare with, another number of dims, or rows that
         the gates do not divide.
@@ -67,6 +68,7 @@ def plot_weight_map(
     rows = len(values)
     if gates and rows % len(gates):
         raise ValueError(f"Expected rows in {len(gates)} gates of one size, got {rows} rows.")
+    ax = given_or_new(ax)
     if what == "drop_prob":
         norm = Normalize(0.0, 1.0)
     else:
@@ -125,22 +127,25 @@ def _block_map(q: BlockFactorNormal, what: str) -> Tensor:
     return scale_blocks(of_blocks.new_ones(q.event_shape), of_blocks, q.block_shape)
 
 
-def plot_site_norms(ax: Axes, norms: SiteNorms, *, root_mean_square: bool = True) -> Axes:
+def plot_site_norms(
+    norms: SiteNorms, *, root_mean_square: bool = True, ax: Axes | None = None
+) -> Axes:
     """
     Draw the size of each site's weights as a forest: posterior against prior.
 
     The dot is the median of the draws, the thick line their central 50 %, the thin line 94 %. The
     horizontal scale is logarithmic.
 
-    :param ax: matplotlib axes.
     :param norms: what :func:`~pyro_vrnn.diagnostics.site_norms` returned.
     :param bool root_mean_square: divide norms by the root of the number of weights, so that sites
         of all sizes compare; a prior N(0, s^2) then lies at s.
-    :returns: ``ax``.
+    :param ax: matplotlib axes; None for new ones.
+    :returns: the axes.
     :raises TypeError: if ``norms`` is not a :class:`~pyro_vrnn.diagnostics.SiteNorms`.
     """
     if not isinstance(norms, SiteNorms):
         raise TypeError(f"Expected norms to be a SiteNorms, got {type(norms).__name__}.")
+    ax = given_or_new(ax)
     shown = norms.root_mean_squares() if root_mean_square else norms
     names = list(shown.posterior)
     for label, draws, color, shift in (

@@ -11,6 +11,7 @@ from typing import Any
 from pyro_vrnn.experiments.study_config import METHOD_TEXTS
 from pyro_vrnn.experiments.study_run import LAYOUT, RUN
 from pyro_vrnn.files import writable_folder, write_atomic
+from pyro_vrnn.shapes import check_choice, check_sequence
 
 Run = dict[str, Any]
 Curve = list[float]
@@ -21,6 +22,8 @@ _SCORES: dict[str, tuple[str, str, Callable[[float], float]]] = {
     "sentiment": ("RMSE", "rmse", float),
 }
 PARTS = ("train", "valid", "test")
+FACTS = ("experiment", "method", "seed", "metrics", "best_epoch", "finished", "wall_time")
+ALONE = "training data of one epoch"
 TICKS = (10, 20, 30, 50, 70, 100, 150, 200, 300, 400, 500, 700, 1000, 2000, 5000)
 
 
@@ -31,8 +34,10 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     A folder without a ``run.json`` is searched for runs one level down.
 
     :raises FileNotFoundError: if a path has no run.
+    :raises TypeError: if ``paths`` is one path.
     :raises ValueError: if a file is none of a run, or no path is given.
     """
+    paths = check_sequence("paths", paths, of="paths")
     files = [file for path in paths for file in _files(Path(path))]
     if not files:
         raise ValueError("Expected at least one run, got none.")
@@ -58,6 +63,13 @@ def _read(path: Path) -> Run:
         raise ValueError(f"Expected JSON in {path}, got {error}.") from error
     if not isinstance(found, dict) or found.get("layout") != LAYOUT or "curve" not in found:
         raise ValueError(f"Expected a run of an experiment (layout {LAYOUT}) in {path}.")
+    missing = [name for name in FACTS if name not in found]
+    curve = found["curve"] if isinstance(found["curve"], dict) else {}
+    if "train_loss" not in curve or not {"test_nll", "test_rmse"} & set(curve):
+        missing.append("curve of training and test data")
+    if missing:
+        raise ValueError(f"Expected a whole run in {path}, got one without {', '.join(missing)}.")
+    check_choice(f"the method of {path}", found["method"], tuple(METHOD_TEXTS))
     return found
 
 
@@ -133,9 +145,17 @@ def draw_curves(runs: Sequence[Run], path: str | Path) -> Path:
     Draw train and test scores by epoch, a panel for each experiment, a colour for each method.
 
     :param path: of the picture; its suffix says the format.
+    :raises ValueError: if there is no run, or no format of that name.
     """
     from matplotlib.figure import Figure
 
+    if not runs:
+        raise ValueError("Expected at least one run, got none.")
+    formats = Figure().canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".") not in formats:
+        raise ValueError(
+            f"Expected a picture that ends in one of .{', .'.join(sorted(formats))}, got {path}."
+        )
     writable_folder(Path(path).parent)
     names = list(dict.fromkeys(run["experiment"] for run in runs))
     figure = Figure(figsize=(max(6.5, 5.2 * len(names)), 4.6), layout="constrained")
@@ -159,6 +179,11 @@ def _handles(runs: Sequence[Run]) -> list[Any]:
         Line2D([], [], color="0.3", lw=1.8, label="test data, at the means of the weights"),
         Line2D([], [], color="0.3", ls="--", lw=1.1, label="training data, likewise"),
         Line2D([], [], color="0.3", ls="", marker="o", ms=5, label="best epoch"),
+        *(
+            [Line2D([], [], color="0.3", ls="", marker="o", mfc="none", ms=8, label=ALONE)]
+            if any(len(run["curve"]["train_loss"]) == 1 for run in runs)
+            else []
+        ),
     ]
 
 
@@ -166,8 +191,10 @@ def _draw_panel(axes: Any, runs: Sequence[Run]) -> None:
     for run in runs:
         by_part, color = curves(run), _color(run["method"])
         epochs = range(1, len(by_part["test"]) + 1)
+        # A line of one point is nothing.
+        marker = {"marker": "o", "mfc": "none", "ms": 8} if len(epochs) == 1 else {}
         axes.plot(epochs, by_part["test"], color=color, lw=1.8)
-        axes.plot(epochs, by_part["train"], color=color, lw=1.1, ls="--")
+        axes.plot(epochs, by_part["train"], color=color, lw=1.1, ls="--", **marker)
         if run["best_epoch"] is not None:
             best = run["best_epoch"]
             axes.plot(best + 1, by_part["test"][best], "o", color=color, ms=5)

@@ -19,6 +19,7 @@ from pyro_vrnn.experiments.forecast_report import report
 from pyro_vrnn.experiments.forecasts import Trial
 from pyro_vrnn.files import staged, write_json
 from pyro_vrnn.runs import machine, versions
+from pyro_vrnn.shapes import check_instance
 
 EXPORTED_DRAWS = 200
 MAX_EXPORTED_WINDOWS = 512
@@ -46,6 +47,8 @@ def run_demo(
     :raises OSError: if the folder cannot be written.
     """
     started = time.perf_counter()
+    check_instance("series", series, Series, " (read_csv)")
+    check_instance("config", config, ForecastConfig)
     total = num_trials(make_plan(series.values, config), config)
     stem = f"demo-{series.name}-seed{config.seed}".replace("/", "_").replace(" ", "_")
     out = Path(out)

@@ -43,15 +43,23 @@ def draw_demo(path: Path, series: Series, study: Study, found: dict[str, Any]) -
     wide, zoom = top.subplots(1, 2, width_ratios=(2, 1))
     steps = "1 step" if plan.horizon == 1 else f"1 to {plan.horizon} steps"
     title = f"{series.name}: test part, {steps} ahead from {len(forecasts.origins)} origins"
-    plot_fan(wide, time, forecasts.y.ravel(), draws, xlabel=xlabel, ylabel=series.name, title=title)
+    plot_fan(
+        draws,
+        time,
+        forecasts.y.ravel(),
+        xlabel=xlabel,
+        ylabel=series.name,
+        title=title,
+        ax=wide,
+    )
     last = ZOOM_ORIGINS * plan.horizon
     plot_fan(
-        zoom,
+        draws[:, -last:],
         time[-last:],
         forecasts.y.ravel()[-last:],
-        draws[:, -last:],
         xlabel=xlabel,
         title=f"last {ZOOM_ORIGINS} origins",
+        ax=zoom,
     )
     zoom.get_legend().remove()
     for k in range(ZOOM_ORIGINS):
@@ -93,7 +101,7 @@ def _draw_scores(bottom: Any, study: Study, found: dict[str, Any]) -> None:
     history = study.chosen.result.elbo
     skip = min(20, len(history) // 4)  # the first steps would set the scale
     window = min(study.chosen.result.steps_per_epoch, len(history) - skip)
-    plot_elbo(elbo, history, window=window, skip=skip)
+    plot_elbo(history, window=window, skip=skip, ax=elbo)
     elbo.set_title("ELBO of the chosen model")
     handles, labels = by_horizon.get_legend_handles_labels()
     bottom.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)

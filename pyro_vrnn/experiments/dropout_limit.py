@@ -29,22 +29,19 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vrnn import baselines
+from pyro_vrnn.baselines.recurrent import CELLS as PLAIN
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.infer.auto_drop_connect import AutoDropConnect
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.models.regression import SequenceRegression
-from pyro_vrnn.nn.recurrent import GRU, LSTM, RNN
+from pyro_vrnn.nn.recurrent import CELLS as OURS
 from pyro_vrnn.ops.blocks import block_square_ratios, scale_blocks
 from pyro_vrnn.ops.mutual_information import binary_entropy
 from pyro_vrnn.runs import check_seed, machine, set_seed, versions
 from pyro_vrnn.shapes import check_choice, check_positive_int
 
-CELLS: dict[str, tuple[Any, Any]] = {
-    "lstm": (LSTM, baselines.LSTM),
-    "gru": (GRU, baselines.GRU),
-    "rnn": (RNN, baselines.RNN),
-}
+CELLS: dict[str, tuple[Any, Any]] = {name: (OURS[name], PLAIN[name]) for name in OURS}
 Gradients = dict[str, Tensor]
 
 

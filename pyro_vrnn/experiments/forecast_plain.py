@@ -18,13 +18,13 @@ import torch
 
 from pyro_vrnn import baselines
 from pyro_vrnn.baselines.losses import GaussianLoss
+from pyro_vrnn.baselines.recurrent import CELLS
 from pyro_vrnn.data.windowing import Windows
 from pyro_vrnn.experiments.forecast_plan import ForecastConfig, Plan, batches
 from pyro_vrnn.experiments.forecasts import Forecasts, Trial, judge, make_forecasts
 from pyro_vrnn.infer.fit import fit_loss
 from pyro_vrnn.shapes import FloatArray
 
-CELLS = {"lstm": baselines.LSTM, "gru": baselines.GRU, "rnn": baselines.RNN}
 DROPPING = ("naive", "variational")
 METHODS = ("none", *DROPPING, "ensemble")
 MEMBER_SEEDS = 1000  # what the seeds of an ensemble's members differ by

@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vrnn.data.season import detect_season
 from pyro_vrnn.data.windowing import TimeSplit, Windows, rolling_origins, split_in_time, windows
-from pyro_vrnn.nn.recurrent import GRU, LSTM, RNN
+from pyro_vrnn.nn.recurrent import CELLS
 from pyro_vrnn.runs import check_device, check_seed
 from pyro_vrnn.shapes import FloatArray, check_choice, check_positive_int
 
-CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 MAX_WINDOWS = 4000
 
 

@@ -15,6 +15,7 @@ from pyro_vrnn.distributions.kl import kl_parts
 from pyro_vrnn.experiments.forecast import Study
 from pyro_vrnn.experiments.forecast_plain import METHODS as PLAIN
 from pyro_vrnn.experiments.forecasts import Forecasts
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores.bootstrap import block_bootstrap
 from pyro_vrnn.scores.density import gaussian_crps, gaussian_mixture_nll, rmse
 from pyro_vrnn.scores.ensemble import crps
@@ -47,6 +48,8 @@ class Scores:
     nll: FloatArray
     crps: FloatArray
     interval: dict[float, dict[str, FloatArray]]
+
+    __repr__ = short_repr
 
     def summary(self) -> dict[str, Any]:
         """Return the means, with the bootstrap range of the coverage over origins."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pyro_vrnn.data.windowing import Windows
 from pyro_vrnn.experiments.forecast_plan import ForecastConfig, Plan
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores.density import gaussian_mixture_nll
 from pyro_vrnn.scores.ensemble import crps
 from pyro_vrnn.shapes import FloatArray
@@ -49,6 +50,8 @@ class Forecasts:
     noise: FloatArray
     draws: FloatArray
     origins: NDArray[np.int64]
+
+    __repr__ = short_repr
 
     def with_noise(self, factor: float) -> Forecasts:
         """Return the same forecasts with ``factor`` times the observation noise."""

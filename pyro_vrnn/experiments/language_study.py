@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -16,11 +15,11 @@ from pyro_vrnn.data.streams import StreamWindows
 from pyro_vrnn.experiments.study_config import LanguageConfig
 from pyro_vrnn.experiments.study_networks import Bayesian, Trainee, language
 from pyro_vrnn.experiments.study_run import (
-    CHECKPOINTS,
     EpochLine,
     RunFile,
     StudyRequest,
     data_facts,
+    train_options,
 )
 from pyro_vrnn.infer.carried_state import CarriedState
 from pyro_vrnn.infer.language_scores import (
@@ -95,19 +94,10 @@ def _train(
         data = list(windows)
     return trainee.train(
         data,
-        num_epochs=config.num_epochs,
         optimizer=partial(torch.optim.SGD, lr=config.learning_rate * unit),
         scheduler=partial(LambdaLR, lr_lambda=partial(_rate, config=config)),
         clip_norm=config.clip_norm / unit,
-        validation=EpochScores(trainee, scored),
-        monitor=MONITOR,
-        callbacks=[line],
-        seed=study.seed,
-        device=study.device,
-        checkpoint_dir=study.folder / CHECKPOINTS,
-        checkpoint_every=200,
-        keep_last=1,
-        progress=study.progress,
+        **train_options(study, line, partial(mean_scores, trainee, scored), MONITOR),
     )
 
 
@@ -115,22 +105,12 @@ def _rate(epoch: int, config: LanguageConfig) -> float:
     return config.decay ** -max(0, epoch + 1 - config.decay_after)
 
 
-class EpochScores:
-    """The scores after an epoch: nats a token at the means of the weights, seconds of training."""
-
-    def __init__(self, trainee: Trainee, scored: dict[str, StreamWindows]) -> None:
-        self.trainee, self.scored = trainee, scored
-        self._since = time.perf_counter()
-
-    def __call__(self) -> dict[str, float]:
-        """Score now."""
-        seconds = time.perf_counter() - self._since
-        found = {
-            f"{name}_nll": score(self.trainee, windows, draws="mean", progress=False).nats_per_token
-            for name, windows in self.scored.items()
-        }
-        self._since = time.perf_counter()
-        return {**found, "seconds": seconds}
+def mean_scores(trainee: Trainee, scored: dict[str, StreamWindows]) -> dict[str, float]:
+    """Return nats a token of each text, at the means of the weights."""
+    return {
+        f"{name}_nll": score(trainee, windows, draws="mean", progress=False).nats_per_token
+        for name, windows in scored.items()
+    }
 
 
 def score(trainee: Trainee, windows: StreamWindows, **options: Any) -> LanguageScores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from functools import partial
 from typing import Any
 
@@ -17,11 +16,11 @@ from pyro_vrnn.data.pieces import PieceSplit
 from pyro_vrnn.experiments.study_config import SentimentConfig
 from pyro_vrnn.experiments.study_networks import Bayesian, Trainee, sentiment
 from pyro_vrnn.experiments.study_run import (
-    CHECKPOINTS,
     EpochLine,
     RunFile,
     StudyRequest,
     data_facts,
+    train_options,
 )
 from pyro_vrnn.infer.predict import predict
 from pyro_vrnn.runs import set_seed
@@ -57,21 +56,12 @@ def run_sentiment(study: StudyRequest, pieces: PieceSplit) -> dict[str, Any]:
     num_train = len(data.train_x)
     trainee = sentiment(config, study.method, num_train)
     line = EpochLine(file, num_train, "pieces")
-    score = EpochScores(study, trainee, data)
+    score = partial(mean_errors, trainee, data, study.device)
     result = trainee.train(
         TensorDataset(data.train_x, data.train_y),
         batch_size=config.batch_size,
-        num_epochs=config.num_epochs,
         optimizer=partial(torch.optim.Adam, lr=config.learning_rate),
-        validation=score,
-        monitor=MONITOR,
-        callbacks=[line],
-        seed=study.seed,
-        device=study.device,
-        checkpoint_dir=study.folder / CHECKPOINTS,
-        checkpoint_every=200,
-        keep_last=1,
-        progress=study.progress,
+        **train_options(study, line, score, MONITOR),
     )
     return file.write(result, _metrics(study, trainee, data), finished=True)
 
@@ -103,21 +93,6 @@ class Ratings:
     def raw_rmse(self, y: Tensor, loc: Tensor) -> float:
         """Return the error in the ratings' own units."""
         return self.unit * rmse(y.double().cpu().numpy(), loc.double().cpu().numpy())
-
-
-class EpochScores:
-    """The scores after an epoch: errors at the means of the weights, seconds of training."""
-
-    def __init__(self, study: StudyRequest, trainee: Trainee, data: Ratings) -> None:
-        self.study, self.trainee, self.data = study, trainee, data
-        self._since = time.perf_counter()
-
-    def __call__(self) -> dict[str, float]:
-        """Score now."""
-        seconds = time.perf_counter() - self._since
-        found = mean_errors(self.trainee, self.data, self.study.device)
-        self._since = time.perf_counter()
-        return {**found, "seconds": seconds}
 
 
 def mean_errors(trainee: Trainee, data: Ratings, device: str) -> dict[str, float]:

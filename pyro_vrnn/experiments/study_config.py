@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pyro_vrnn.nn.recurrent import CELLS
 from pyro_vrnn.shapes import (
     check_choice,
     check_nonnegative_float,
@@ -61,7 +62,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_size", "hidden_size", "num_samples"):
             check_positive_int(name, getattr(self, name))
-        check_choice("cell", self.cell, ("lstm", "gru", "rnn"))
+        check_choice("cell", self.cell, tuple(CELLS))
         check_positive_float("weight_decay", self.weight_decay)
         check_nonnegative_float("noise", self.noise)
 

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn import baselines
+from pyro_vrnn.baselines.recurrent import CELLS as PLAIN_CELLS
 from pyro_vrnn.experiments.study_config import LanguageConfig, SentimentConfig, StudyConfig
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
 from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
 from pyro_vrnn.infer.initialization import default_initial
 from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.models.regression import SequenceRegression
-from pyro_vrnn.nn import GRU, LSTM, RNN, Embedding
-
-PLAIN_CELLS = {"lstm": baselines.LSTM, "gru": baselines.GRU, "rnn": baselines.RNN}
-OUR_CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+from pyro_vrnn.nn.embedding import Embedding
+from pyro_vrnn.nn.recurrent import CELLS
 
 
 @dataclass
@@ -95,7 +94,7 @@ def sentiment(config: SentimentConfig, method: str, num_pieces: int) -> Plain | 
     inputs, size, words = config.embedding_dim, config.hidden_size, config.vocabulary_size
     if method == "svi":
         model = SequenceRegression(
-            OUR_CELLS[config.cell](inputs, size, batch_first=True, prior_scale=prior_scale),
+            CELLS[config.cell](inputs, size, batch_first=True, prior_scale=prior_scale),
             out_features=1,
             learn_tau=True,
             num_data=num_pieces,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,39 @@ class RunFile:
         }
         write_json(self.path, found)
         return found
+
+
+class EpochScores:
+    """What a study's training is validated by: its scores, and the seconds since the last ones."""
+
+    def __init__(self, score: Callable[[], dict[str, float]]) -> None:
+        self.score = score
+        self._since = time.perf_counter()
+
+    def __call__(self) -> dict[str, float]:
+        """Score now."""
+        seconds = time.perf_counter() - self._since
+        found = self.score()
+        self._since = time.perf_counter()
+        return {**found, "seconds": seconds}
+
+
+def train_options(
+    study: StudyRequest, line: EpochLine, score: Callable[[], dict[str, float]], monitor: str
+) -> dict[str, Any]:
+    """Return the options of fit that do not depend on what is trained."""
+    return {
+        "num_epochs": study.config.num_epochs,
+        "validation": EpochScores(score),
+        "monitor": monitor,
+        "callbacks": [line],
+        "seed": study.seed,
+        "device": study.device,
+        "checkpoint_dir": study.folder / CHECKPOINTS,
+        "checkpoint_every": 200,
+        "keep_last": 1,
+        "progress": study.progress,
+    }
 
 
 class EpochLine:

@@ -47,6 +47,7 @@ from pyro_vrnn.files import staged, write_json
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
 from pyro_vrnn.infer.fit import FitResult, fit
 from pyro_vrnn.infer.posterior_files import save_posterior
+from pyro_vrnn.shapes import check_instance
 
 EXPORTED_DRAWS, MAX_EXPORTED_ROWS = 200, 512
 MAX_EXPORTED_BYTES = 2**28  # of draws of the weights
@@ -80,6 +81,7 @@ def train_series(
     :raises OSError: if the folder cannot be written.
     """
     check_packages()
+    check_instance("config", config, SeriesConfig)
     series = read_csv(path, config.column)
     task = series_task(series, config)
     draw = partial(draw_series, series, task.facts["horizon"])
@@ -98,6 +100,7 @@ def train_sequences(
     :param path: the file; see :func:`~pyro_vrnn.data.read_sequences`.
     """
     check_packages()
+    check_instance("config", config, SequencesConfig)
     data = read_sequences(
         path, sequence=config.sequence, label=config.label, time=config.time, labelled=True
     )

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from pyro_vrnn.experiments.forecast_plan import CELLS
 from pyro_vrnn.files import writable_folder, write_json
+from pyro_vrnn.nn.recurrent import CELLS
 from pyro_vrnn.runs import check_device, check_seed
 from pyro_vrnn.shapes import (
     check_choice,
@@ -22,6 +22,7 @@ from pyro_vrnn.shapes import (
     check_positive_float,
     check_positive_int,
     check_probability,
+    check_share,
 )
 
 CONFIG, CHECKPOINTS, POSTERIOR = "config.json", "checkpoints", "posterior"
@@ -104,10 +105,14 @@ class SeriesConfig(TrainConfig):
         for name in ("horizon", "window", "num_origins"):
             if getattr(self, name) is not None:
                 check_positive_int(name, getattr(self, name))
-        if self.lag not in ("auto", "none") and not (self.lag.isdecimal() and int(self.lag) > 0):
+        if self.lag not in ("auto", "none") and not _is_count(self.lag):
             raise ValueError(
                 f"Expected lag to be a positive int, 'auto' or 'none', got {self.lag!r}."
             )
+
+
+def _is_count(text: Any) -> bool:
+    return isinstance(text, str) and text.isdecimal() and int(text) > 0
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,7 @@ class SequencesConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.validation < 1:
-            raise ValueError(f"Expected validation in (0, 1), got {self.validation}.")
+        check_share("validation", self.validation)
 
 
 def check_samples(num_samples: int) -> int:

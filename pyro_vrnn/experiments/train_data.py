@@ -16,7 +16,6 @@ from pyro_vrnn.data.sequences import Sequences
 from pyro_vrnn.data.series import Series
 from pyro_vrnn.data.windowing import TimeSplit, rolling_origins
 from pyro_vrnn.experiments.forecast_plan import (
-    CELLS,
     Plan,
     default_horizon,
     default_window,
@@ -26,6 +25,7 @@ from pyro_vrnn.experiments.forecast_plan import (
 )
 from pyro_vrnn.experiments.train_config import SequencesConfig, SeriesConfig
 from pyro_vrnn.models import Forecaster, SequenceClassification, SequenceRegression
+from pyro_vrnn.nn.recurrent import CELLS
 from pyro_vrnn.ops.forecast import min_window
 from pyro_vrnn.shapes import FloatArray
 

@@ -29,7 +29,7 @@ def draw_training(path: Path, predictions: Predictions, result: FitResult, draw:
     elbo, held_out = bottom.subplots(1, 2)
     skip = min(20, len(result.elbo) // 4)  # the first steps would set the scale
     window = max(1, min(result.steps_per_epoch, len(result.elbo) - skip))
-    plot_elbo(elbo, result.elbo, window=window, skip=skip)
+    plot_elbo(result.elbo, window=window, skip=skip, ax=elbo)
     elbo.set_title("ELBO")
     scores = result.validation["expected_log_likelihood"]
     held_out.plot(np.arange(1, len(scores) + 1), scores, marker=".", lw=1)
@@ -57,14 +57,14 @@ def draw_series(series: Series, horizon: int, figure: Any, predictions: Predicti
     time, xlabel = time_axis(series, indices)
     steps = "1 step" if horizon == 1 else f"1 to {horizon} steps"
     plot_fan(
-        figure.subplots(),
+        draws,
         time,
         np.array([record["truth"] for record in records]),
-        draws,
         xlabel=xlabel,
         ylabel=series.name,
         title=f"Validation part of {series.name}, {steps} ahead from "
         f"{draws.shape[1] // horizon} origins",
+        ax=figure.subplots(),
     )
 
 

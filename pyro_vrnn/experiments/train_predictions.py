@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vrnn.experiments.train_data import Truth
 from pyro_vrnn.infer.predict import Prediction, predict
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores.density import gaussian_mixture_nll
 from pyro_vrnn.scores.ensemble import crps
 from pyro_vrnn.scores.intervals import central_interval, coverage
@@ -37,6 +38,8 @@ class Predictions:
     records: list[Record] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     draws: FloatArray | None = None
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ def as_batches(data: Any, batch_size: int | None, seed: int | None) -> Iterable[
             f"Expected no batch_size beside data that comes in batches ({type(data).__name__}), "
             f"got {batch_size}."
         )
+    if not isinstance(data, Iterable):
+        raise TypeError(f"Expected data in batches or as a dataset, got {type(data).__name__}.")
     batches: Iterable[Any] = data
     return batches
 

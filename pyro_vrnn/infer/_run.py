@@ -10,12 +10,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_vrnn.infer._batches import Batch
 from pyro_vrnn.infer._interrupts import RUN_LOCK
-from pyro_vrnn.infer._run_state import Options, Scores, StoredRun
+from pyro_vrnn.infer._options import checked_scores
+from pyro_vrnn.infer._run_state import Scores, StoredRun
 from pyro_vrnn.infer.checkpoints import Checkpoint
 from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.runs import set_seed
-
-__all__ = ["Options", "Run"]
 
 
 class Run(StoredRun):
@@ -108,48 +107,45 @@ class Run(StoredRun):
         losses = self.result.steps.since("loss", self.at.first_step)
         scores = {"loss": math.fsum(losses) / len(losses) if losses else math.nan}
         self.result.steps_per_epoch = len(losses)
-        if self.options.validate is not None:
+        if self.options.validates:
             scores |= self._validated()
         self.result.epochs.append(scores)
         improved = self._judge(scores)
         if self.scheduler is not None and self.options.schedule == "epoch":
             if isinstance(self.scheduler, ReduceLROnPlateau):
-                score = self._score(scores)  # higher is better
+                score = self.options.height(scores)  # higher is better
                 self.scheduler.step(score if self.scheduler.mode == "max" else -score)
             else:
                 self.scheduler.step()
         self.at.epoch += 1
-        self.progress.epoch(scores, self.options.monitor)
+        self.progress.epoch(scores, self.options.watched)
         self._after("epoch")
         self._mark_start()
         if self.result.stopped is None and self.at.epoch >= self.options.num_epochs:
             self.result.stopped = "epochs"
         if self.folder is not None:
             self._save(best=improved)
-        elif improved and self.options.validate is not None:
+        elif improved and self.options.validates:
             self._best = {n: v.clone() for n, v in self.trainer.module.state_dict().items()}
         self._keep_time()
 
     def _validated(self) -> Scores:
-        assert self.options.validate is not None
+        validation = self.options.validation
         try:
-            return self.options.validate()
+            if callable(validation):
+                return checked_scores(validation(), self.options.monitor)
+            return self.score(validation)
         except Exception as error:
             error.add_note(f"In the validation after epoch {self.at.epoch}.")
             if self.folder is not None:
                 self._save()  # the epoch is not lost
             raise
 
-    def _score(self, scores: Scores) -> float:
-        if not self.options.monitor:
-            return -scores["loss"]
-        return self.options.sign * scores[self.options.monitor]
-
     def _judge(self, scores: Scores) -> bool:
         """Say whether this epoch is the best, and stop when patience is at its end."""
-        if self.options.validate is None:
+        if not self.options.validates:
             return False
-        score = self._score(scores)
+        score = self.options.height(scores)
         if score > self.at.best:
             self.at.best, self.at.bad_epochs = score, 0
             self.result.best_epoch = self.at.epoch

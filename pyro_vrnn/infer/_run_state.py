@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vrnn.archives import DamagedArchiveError
 from pyro_vrnn.infer._batches import Batch, Batches
+from pyro_vrnn.infer._history_files import HistoryFiles
 from pyro_vrnn.infer._interrupts import Interrupts
 from pyro_vrnn.infer._nonfinite import bad_parameters
+from pyro_vrnn.infer._options import Options
 from pyro_vrnn.infer._progress import Progress
 from pyro_vrnn.infer._trainer import Trainer
 from pyro_vrnn.infer.checkpoints import Checkpoint, CheckpointFolder
@@ -36,27 +37,6 @@ from pyro_vrnn.runs import rng_state, set_rng_state
 Scores = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a run is asked for; see :func:`~pyro_vrnn.infer.fit`."""
-
-    num_epochs: int
-    accumulate: int = 1
-    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
-    schedule: str = "epoch"
-    validate: Callable[[], Scores] | None = None
-    monitor: str = ""
-    sign: float = 1.0  # of the monitored score: it is maximised
-    patience: int | None = None
-    callbacks: Sequence[Callable[[FitResult], Any]] = ()
-    seed: int | None = None
-    checkpoint_dir: str | Path | None = None
-    checkpoint_every: int | None = None
-    keep_last: int = 3
-    resume: bool = True
-    progress: bool = True
-
-
 @dataclass
 class Position:
     """Where a run stands: what is done, and what the generators were when the epoch began."""
@@ -72,14 +52,21 @@ class Position:
     generators: list[Tensor] = field(default_factory=list)
 
 
-LAYOUT = 1  # of what a checkpoint of fit holds
+LAYOUT = 2  # of what a checkpoint of fit holds; 1 held all of the history
 
 
 class StoredRun:
     """The parts of a run, and their way to a checkpoint and back."""
 
-    def __init__(self, trainer: Trainer, batches: Batches, options: Options, label: str) -> None:
-        self.trainer, self.batches, self.options = trainer, batches, options
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: Batches,
+        options: Options,
+        label: str,
+        score: Callable[[Any], Scores],
+    ) -> None:
+        self.trainer, self.batches, self.options, self.score = trainer, batches, options, score
         self.result = FitResult(seed=options.seed)
         self.at = Position()
         self.scheduler: LRScheduler | None = None
@@ -91,6 +78,7 @@ class StoredRun:
         self.folder: CheckpointFolder | None = None
         if options.checkpoint_dir is not None:
             self.folder = CheckpointFolder(options.checkpoint_dir, keep_last=options.keep_last)
+            self.history = HistoryFiles(self.folder.path)
 
     def _mark_start(self) -> None:
         """Keep what an epoch starts with."""
@@ -137,7 +125,7 @@ class StoredRun:
             "rng": rng_state(),
             "epoch_rng": self.at.rng,
             "generators": ({str(k): s for k, s in enumerate(self.at.generators)}, {}),
-            "result": self.result.state(),
+            "result": self.history.state(self.result),
             "data": self._data_state(),
         }
         for name, (own, own_facts) in states.items():
@@ -157,7 +145,7 @@ class StoredRun:
         return {
             "seed": self.options.seed,
             "accumulate": self.options.accumulate,
-            "monitor": self.options.monitor,
+            "monitor": self.options.watched,
             "parameters": shapes,
             "batches in an epoch": self.progress.num_batches,
         }
@@ -178,7 +166,13 @@ class StoredRun:
                     f"with the steps {self.folder.steps()}."
                 )
             return None
-        return self.folder.load_last()
+        found = self.folder.load_last()
+        if found is not None and found.facts.get("layout") not in range(1, LAYOUT + 1):
+            raise ValueError(
+                f"Expected a checkpoint of fit (layout 1 to {LAYOUT}) in {self.folder.path}, "
+                f"got layout {found.facts.get('layout')}."
+            )
+        return found
 
     def _restore(self, found: Checkpoint) -> None:
         """Load everything but the place in the epoch."""
@@ -188,11 +182,6 @@ class StoredRun:
             raise ValueError("Expected data of at least one batch of finite numbers, got none.")
         if self.options.scheduler is not None:
             self.scheduler = self._made_schedule(optimizer)
-        if found.facts.get("layout") != LAYOUT:
-            raise ValueError(
-                f"Expected a checkpoint of fit (layout {LAYOUT}) in {self.options.checkpoint_dir}, "
-                f"got layout {found.facts.get('layout')}."
-            )
         here, there = self._identity(), found.facts["run"]
         inside = found.facts["position"]["batch"] > 0
         for name, value in here.items():
@@ -215,7 +204,7 @@ class StoredRun:
             load_scheduler_state(
                 self.scheduler, _below(found, "scheduler"), found.facts["scheduler"]
             )
-        self.result.load_state(_below(found, "result"), found.facts["result"])
+        self.history.load(self.result, _below(found, "result"), found.facts["result"])
         self.result.resumed_from.append(found.step)
         place = found.facts["position"]
         self.at = Position(
@@ -274,7 +263,7 @@ class StoredRun:
         return chain(first, iterator)
 
     def _restore_best(self) -> None:
-        if self.options.validate is None:
+        if not self.options.validates:
             return
         best = self._best
         if self.folder is not None:

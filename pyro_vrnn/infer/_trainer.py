@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vrnn.infer._batches import Batch
 from pyro_vrnn.infer._nonfinite import bad_parameters, sources
+from pyro_vrnn.infer._observed import check_batch_observes
 from pyro_vrnn.infer.elbo_parts import ELBOParts
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit_result import KL
@@ -55,6 +56,7 @@ class Trainer:
         :returns: None if the batch is one to leave out; another must be tried.
         """
         if isinstance(self.elbo, ELBO):
+            check_batch_observes(getattr(self.module, "model", None), batch)
             # An autoguide has no parameters before its first call.
             with torch.no_grad():
                 loss = self._loss(batch, where)
@@ -67,7 +69,15 @@ class Trainer:
                 f"{'; '.join(f'parameter {name}' for name in bad)}."
             )
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = self.make_optimizer(self.parameters)
+        try:
+            optimizer = self.make_optimizer(self.parameters)
+        except ValueError as error:
+            if self.parameters:
+                raise
+            raise ValueError(
+                f"Expected a module with parameters to train, got a {type(self.module).__name__} "
+                "without: a Pyro model is trained with its guide, by fit."
+            ) from error
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise no_optimizer(f"a function that returns {type(optimizer).__name__}")
         self.optimizer = optimizer

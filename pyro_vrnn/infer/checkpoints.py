@@ -22,7 +22,7 @@ from pyro_vrnn.archives import (
     write_archive,
 )
 from pyro_vrnn.files import write_json
-from pyro_vrnn.shapes import check_positive_int
+from pyro_vrnn.shapes import check_path, check_positive_int
 
 FORMAT, VERSION = "pyro_vrnn checkpoint", 1
 BEST = "best.json"
@@ -66,7 +66,7 @@ class CheckpointFolder:
     """
 
     def __init__(self, path: str | Path, *, keep_last: int = 3) -> None:
-        self.path = Path(path)
+        self.path = check_path("path", path)
         self.keep_last = check_positive_int("keep_last", keep_last)
 
     def save(

@@ -13,6 +13,7 @@ from pyro_vrnn.infer.elbo_parts import ELBOParts
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.nn.own_params import own_parameters
+from pyro_vrnn.shapes import check_positive_int
 
 Site = dict[str, Any]
 
@@ -89,6 +90,7 @@ def elbo_draws(
     :param int num_samples: how many.
     :raises ValueError: as :class:`~pyro_vrnn.infer.TraceExactKL_ELBO` does.
     """
+    check_positive_int("num_samples", num_samples)
     elbo = _Recorder()
     for _ in range(num_samples):
         with own_parameters(model, guide), function_draws():

@@ -28,6 +28,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vrnn.infer._observed import check_observed
 from pyro_vrnn.infer._sites import Site, latent_sites, sample_sites
 from pyro_vrnn.infer.elbo_parts import ELBOParts, summed, total
 from pyro_vrnn.shapes import check_nonnegative_float, check_positive_int, shape_text
@@ -153,6 +154,7 @@ class TraceExactKL_ELBO(ELBO):
     def _check_sites(self, model_trace: Any, guide_trace: Any) -> None:
         latents, guided = latent_sites(model_trace), sample_sites(guide_trace)
         names = ", ".join(guided)
+        check_observed(latents, guided)
         for name, site in {**latents, **guided}.items():
             if site["infer"].get("enumerate"):
                 raise NotImplementedError(

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pyro.infer import ELBO
-from pyro.optim import PyroOptim
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Dataset
 
 from pyro_vrnn.infer._batches import Batches, as_batches
 from pyro_vrnn.infer._evaluating import evaluating
 from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._interrupts import RUN_LOCK
-from pyro_vrnn.infer._run import Options, Run
-from pyro_vrnn.infer._trainer import OptimizerFn, Trainer, no_optimizer
+from pyro_vrnn.infer._options import Options, SchedulerFn, ScoresFn
+from pyro_vrnn.infer._run import Run
+from pyro_vrnn.infer._trainer import OptimizerFn, Trainer
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.infer.held_out import check_independent_batches, held_out
 from pyro_vrnn.nn.own_params import module_local_params
-from pyro_vrnn.runs import check_device
-from pyro_vrnn.shapes import check_choice, check_positive_float, check_positive_int
+from pyro_vrnn.shapes import check_choice
 
 __all__ = ["FitResult", "OptimizerFn", "fit", "fit_loss"]
-
-SchedulerFn = Callable[[torch.optim.Optimizer], LRScheduler]
-Scores = Callable[[], Mapping[str, float]]
-HIGHER_IS_BETTER = "expected_log_likelihood"
 
 
 def fit(
@@ -46,7 +39,7 @@ def fit(
     schedule: str = "epoch",
     accumulate: int = 1,
     kl_weight: float | Callable[[int], float] = 1.0,
-    validation: Iterable[Any] | Scores | None = None,
+    validation: Iterable[Any] | ScoresFn | None = None,
     monitor: str = "expected_log_likelihood",
     validation_draws: int = 10,
     patience: int | None = None,
@@ -139,6 +132,7 @@ def fit(
         the step's update is not made, and the last checkpoint stays.
     :raises DamagedArchiveError: if there are checkpoints, but none is whole.
     """
+    options = Options.among(locals())
     check_order(model)
     elbo = TraceExactKL_ELBO() if elbo is None else elbo
     if not isinstance(elbo, ELBO):
@@ -154,34 +148,14 @@ def fit(
     if not callable(validation):
         check_choice("monitor", monitor, own)
         check_independent_batches("validation", validation)
-    place = _check_common(optimizer, clip_norm, schedule, patience, nonfinite, validation, device)
+    place = options.place
     for module in (model, guide):
         module.to(place)
 
-    def validate() -> dict[str, float]:
-        assert validation is not None
-        if callable(validation):
-            return _checked_scores(validation(), monitor)
-        scores = held_out(model, guide, validation, num_draws=validation_draws, device=place)
+    def score(batches: Any) -> dict[str, float]:
+        scores = held_out(model, guide, batches, num_draws=validation_draws, device=place)
         return {name: getattr(scores, name) for name in own}
 
-    options = Options(
-        num_epochs=check_positive_int("num_epochs", num_epochs),
-        accumulate=check_positive_int("accumulate", accumulate),
-        scheduler=scheduler,
-        schedule=schedule,
-        validate=None if validation is None else validate,
-        monitor="" if validation is None else monitor,
-        sign=1.0 if monitor == HIGHER_IS_BETTER else -1.0,
-        patience=patience,
-        callbacks=tuple(callbacks),
-        seed=seed,
-        checkpoint_dir=checkpoint_dir,
-        checkpoint_every=_check_every(checkpoint_every, checkpoint_dir),
-        keep_last=keep_last,
-        resume=resume,
-        progress=progress,
-    )
     with RUN_LOCK, module_local_params(model, guide):
         batches = Batches(as_batches(data, batch_size, seed), place)
         trainer = Trainer(
@@ -193,7 +167,7 @@ def fit(
         )
         before = elbo.kl_weight if isinstance(elbo, TraceExactKL_ELBO) else 1.0
         try:
-            return Run(trainer, batches, options, "SVI").run()
+            return Run(trainer, batches, options, "SVI", score).run()
         finally:
             if isinstance(elbo, TraceExactKL_ELBO):
                 elbo.kl_weight = before
@@ -210,7 +184,7 @@ def fit_loss(
     scheduler: SchedulerFn | None = None,
     schedule: str = "epoch",
     accumulate: int = 1,
-    validation: Iterable[Any] | Scores | None = None,
+    validation: Iterable[Any] | ScoresFn | None = None,
     monitor: str = "held_out_loss",
     patience: int | None = None,
     nonfinite: str = "stop",
@@ -252,92 +226,21 @@ def fit_loss(
     :raises ValueError: as :func:`fit`.
     :raises FloatingPointError: as :func:`fit`.
     """
+    options = Options.among(locals())
     if not isinstance(loss, torch.nn.Module):
         raise TypeError(f"Expected loss to be a torch.nn.Module, got {type(loss).__name__}.")
     if not callable(validation):
         check_choice("monitor", monitor, ("held_out_loss",))
-    place = _check_common(optimizer, clip_norm, schedule, patience, nonfinite, validation, device)
+    place = options.place
     loss.to(place)
 
-    def validate() -> dict[str, float]:
-        assert validation is not None
-        if callable(validation):
-            return _checked_scores(validation(), monitor)
-        return {"held_out_loss": _mean_loss(loss, Batches(validation, place))}
+    def score(batches: Any) -> dict[str, float]:
+        return {"held_out_loss": _mean_loss(loss, Batches(batches, place))}
 
-    options = Options(
-        num_epochs=check_positive_int("num_epochs", num_epochs),
-        accumulate=check_positive_int("accumulate", accumulate),
-        scheduler=scheduler,
-        schedule=schedule,
-        validate=None if validation is None else validate,
-        monitor="" if validation is None else monitor,
-        sign=1.0 if monitor == HIGHER_IS_BETTER else -1.0,
-        patience=patience,
-        callbacks=tuple(callbacks),
-        seed=seed,
-        checkpoint_dir=checkpoint_dir,
-        checkpoint_every=_check_every(checkpoint_every, checkpoint_dir),
-        keep_last=keep_last,
-        resume=resume,
-        progress=progress,
-    )
     with RUN_LOCK:
         batches = Batches(as_batches(data, batch_size, seed), place)
         trainer = Trainer(loss, optimizer, clip_norm=clip_norm, skip=nonfinite == "skip")
-        return Run(trainer, batches, options, "training").run()
-
-
-def _check_common(
-    optimizer: Any,
-    clip_norm: float | None,
-    schedule: str,
-    patience: int | None,
-    nonfinite: str,
-    validation: Any,
-    device: torch.device | str | None,
-) -> torch.device | None:
-    """Refuse what no training can begin with, and return the device."""
-    if not callable(optimizer) or isinstance(optimizer, PyroOptim):
-        raise no_optimizer(f"{type(optimizer).__module__}.{type(optimizer).__name__}")
-    if clip_norm is not None:
-        check_positive_float("clip_norm", clip_norm)
-    check_choice("schedule", schedule, ("epoch", "step"))
-    check_choice("nonfinite", nonfinite, ("stop", "skip"))
-    if isinstance(validation, (Dataset, Iterator)):
-        raise TypeError(
-            "Expected validation in batches that can be run through after every epoch, such as a "
-            f"list or a DataLoader, or a function of scores, got {type(validation).__name__}."
-        )
-    if patience is not None:
-        check_positive_int("patience", patience)
-        if validation is None:
-            raise ValueError(f"Expected validation beside patience={patience}, got None.")
-    return None if device is None else check_device(str(device))
-
-
-def _check_every(every: int | None, folder: Any) -> int | None:
-    if every is None:
-        return None
-    if folder is None:
-        raise ValueError(f"Expected checkpoint_dir beside checkpoint_every={every}, got None.")
-    return check_positive_int("checkpoint_every", every)
-
-
-def _checked_scores(scores: Any, monitor: str) -> dict[str, float]:
-    """Return the scores of a function, or refuse them."""
-    if not isinstance(scores, Mapping):
-        raise TypeError(
-            f"Expected validation to return scores by name, got {type(scores).__name__}."
-        )
-    if monitor not in scores:
-        raise ValueError(
-            f"Expected validation to return {monitor!r}, the score in monitor, got "
-            f"{', '.join(map(repr, scores)) or 'none'}."
-        )
-    if "loss" in scores:
-        raise ValueError("Expected scores of other names than 'loss', the training's own, got it.")
-    return {str(name): float(value) for name, value in scores.items()}
+        return Run(trainer, batches, options, "training", score).run()
 
 
 @torch.no_grad()

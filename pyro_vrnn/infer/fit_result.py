@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from pyro_vrnn.infer._columns import Columns
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import machine, versions
 
-BLOCK = 4096  # rows
 KL = "kl."  # what columns of divergences begin with
 FACTS = (
     "steps_per_epoch",
@@ -27,54 +25,6 @@ FACTS = (
     "stopped",
     "resumed_from",
 )
-
-
-class Columns:
-    """
-    Numbers that grow row by row, 8 bytes each: a list of floats takes four times as much.
-
-    They are kept in blocks: columns that are moved as they grow leave holes, which take as much.
-    """
-
-    def __init__(self) -> None:
-        self.length = 0
-        self._columns: dict[str, list[array[float]]] = {}
-
-    def append(self, row: Mapping[str, float]) -> None:
-        """Add a row; a column that it lacks, or that is new, gets NaN in the places left open."""
-        for name in row:
-            if name not in self._columns:
-                self._columns[name] = _blocks([math.nan] * self.length)
-        for name, blocks in self._columns.items():
-            if self.length % BLOCK == 0:
-                blocks.append(array("d"))
-            blocks[-1].append(row.get(name, math.nan))
-        self.length += 1
-
-    def __getitem__(self, name: str) -> list[float]:
-        return self.since(name, 0)
-
-    def since(self, name: str, start: int) -> list[float]:
-        """Return a column from one row on, without writing out what is before."""
-        blocks = self._columns.get(name, [])[start // BLOCK :]
-        return list(chain.from_iterable(blocks))[start % BLOCK :]
-
-    def names(self) -> list[str]:
-        """Return the names of the columns."""
-        return list(self._columns)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the columns as float64 tensors."""
-        return {name: torch.tensor(self[name], dtype=torch.float64) for name in self._columns}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the columns from tensors."""
-        self._columns = {name: _blocks(values.tolist()) for name, values in tensors.items()}
-        self.length = max((len(values) for values in tensors.values()), default=0)
-
-
-def _blocks(values: list[float]) -> list[array[float]]:
-    return [array("d", values[k : k + BLOCK]) for k in range(0, len(values), BLOCK)]
 
 
 @dataclass
@@ -126,6 +76,8 @@ class FitResult:
     steps: Columns = field(default_factory=Columns, repr=False)
     epochs: Columns = field(default_factory=Columns, repr=False)
 
+    __repr__ = short_repr
+
     @property
     def loss(self) -> list[float]:
         """What was minimised in every step, in nats."""
@@ -137,7 +89,7 @@ class FitResult:
         if not self.kl_weight:
             return [-loss for loss in self.loss]
         parts = zip(self.expected_log_likelihood, *self.kl.values(), strict=True)
-        return [expected - sum(kl) for expected, *kl in parts]
+        return [expected - math.fsum(kl) for expected, *kl in parts]
 
     @property
     def expected_log_likelihood(self) -> list[float]:
@@ -147,9 +99,11 @@ class FitResult:
     @property
     def kl(self) -> dict[str, list[float]]:
         """Site -> KL divergence of every step."""
+        losses = self.loss  # NaN where a step itself is lost
         return {
             name.removeprefix(KL): [
-                0.0 if math.isnan(value) else value for value in self.steps[name]
+                0.0 if math.isnan(value) and not math.isnan(loss) else value
+                for value, loss in zip(self.steps[name], losses, strict=True)
             ]
             for name in self.steps.names()
             if name.startswith(KL)
@@ -181,10 +135,11 @@ class FitResult:
         """Name of a held-out score -> its value in every epoch."""
         return {name: self.epochs[name] for name in self.epochs.names() if name != "loss"}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all of it as tensors and what JSON can hold."""
-        tensors = {f"step.{name}": values for name, values in self.steps.tensors().items()}
-        tensors |= {f"epoch.{name}": values for name, values in self.epochs.tensors().items()}
+    def state(self, after: tuple[int, int] = (0, 0)) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all of it, or what comes after so many steps and epochs: tensors, and JSON."""
+        steps, epochs = self.steps.part(after[0]), self.epochs.part(after[1])
+        tensors = {f"step.{name}": values for name, values in steps.items()}
+        tensors |= {f"epoch.{name}": values for name, values in epochs.items()}
         return tensors, {name: getattr(self, name) for name in FACTS}
 
     def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from pyro_vrnn.infer._batches import Batches
 from pyro_vrnn.infer._evaluating import evaluating
+from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._sites import sample_sites
 from pyro_vrnn.infer.carried_state import CarriedState
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.models.sequence import any_batch_size
 from pyro_vrnn.nn.own_params import own_parameters
-from pyro_vrnn.runs import lent_generators
+from pyro_vrnn.runs import check_device, lent_generators
 from pyro_vrnn.shapes import check_positive_int
 
 
@@ -119,7 +120,10 @@ def held_out_log_likelihood(
         >>> [scores.shape for scores in held_out_log_likelihood(model, guide, [batch], num_draws=3)]
         [torch.Size([3, 4])]
     """
+    check_order(model)
     check_positive_int("num_draws", num_draws)
+    if device is not None:
+        device = check_device(str(device))
     check_independent_batches("data", data)
     number = -1
     for number, (args, kwargs) in enumerate(Batches(data, device).epoch()):
@@ -139,7 +143,9 @@ def held_out_log_likelihood(
                 scores.append(_log_likelihood(poutine.trace(replayed).get_trace(*args, **kwargs)))
         each = torch.stack(scores)
         if each.shape[1] == 0:
-            raise ValueError(f"Expected a model that observes data, got none in batch {number}.")
+            raise ValueError(
+                f"Expected a model that observes data, got none in batch {number}: is y missing?"
+            )
         yield each
     if number < 0:
         raise ValueError("Expected held-out data of at least one batch, got none.")

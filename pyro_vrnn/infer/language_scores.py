@@ -27,6 +27,8 @@ from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.nn.plain import plain_torch
+from pyro_vrnn.ops.log_mean import log_mean_deficit
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_device, check_seed, lent_generators
 from pyro_vrnn.shapes import check_choice, check_positive_int
 
@@ -76,6 +78,8 @@ class LanguageScores:
     entropy: Tensor | None = None
     aleatoric: Tensor | None = None
     epistemic: Tensor | None = None
+
+    __repr__ = short_repr
 
     @property
     def perplexity(self) -> float:
@@ -279,9 +283,8 @@ def _scores(sums: Sums, num_samples: int, **said: Any) -> LanguageScores:
     by_draw, by_number = sums.draws.cpu() / count, sums.first.cpu() / count
     bias = None
     if num_samples > 1:
-        # Var = (E p^2 - (E p)^2) S / (S - 1), over 2 S (E p)^2
-        ratio = (torch.cat(sums.log_square) - 2 * log_predictive).exp()
-        bias = float((ratio - 1).clamp(min=0.0).mean()) / (2 * (num_samples - 1))
+        log_square = torch.cat(sums.log_square)
+        bias = float(log_mean_deficit(log_predictive, log_square, num_samples).mean())
     entropy = aleatoric = epistemic = None
     if sums.entropy:
         entropy, aleatoric = torch.cat(sums.entropy), torch.cat(sums.expected_entropy)

@@ -16,6 +16,7 @@ from pyro_vrnn.infer._predict_job import Job
 from pyro_vrnn.infer._predict_outcome import DRAWS
 from pyro_vrnn.infer._predict_runs import RUNNERS
 from pyro_vrnn.nn.own_params import own_parameters
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_device, check_seed
 from pyro_vrnn.shapes import check_choice, check_positive_int, check_probability
 
@@ -70,6 +71,8 @@ class Prediction:
     quantiles: Tensor | None = None
     draws: Tensor | None = None
     mean_draws: Tensor | None = None
+
+    __repr__ = short_repr
 
 
 @torch.no_grad()

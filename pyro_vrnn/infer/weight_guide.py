@@ -29,6 +29,7 @@ from pyro_vrnn.infer._guide_checks import (
     check_sequence_blocks,
     suits_sequences,
 )
+from pyro_vrnn.infer._observed import check_observed
 from pyro_vrnn.infer.function_draws import wants_function_draws
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn, default_initial
@@ -81,6 +82,8 @@ class AutoWeightGuide(AutoGuide):
         block_shapes: Mapping[str, tuple[int, ...]] | None = None,
         init_loc_fn: InitLocFn | None = None,
     ) -> None:
+        if not callable(model):
+            raise TypeError(f"Expected model to be a Pyro model, got {type(model).__name__}.")
         super().__init__(model)
         check_choice("scope", scope, SCOPES)
         check_choice("gates", gates, GATE_CHOICES)
@@ -96,6 +99,12 @@ class AutoWeightGuide(AutoGuide):
         self._gates = gates
         self.scope = scope
         self._learn_scale = bool(learn_scale)
+        if not (block_shapes is None or isinstance(block_shapes, Mapping)):
+            raise TypeError(f"Expected block_shapes by site, in a dict, got {block_shapes!r}.")
+        if not (init_loc_fn is None or callable(init_loc_fn)):
+            raise TypeError(
+                f"Expected init_loc_fn to be a function site -> tensor, got {init_loc_fn!r}."
+            )
         self._block_shapes = dict(block_shapes or {})
         self._init_loc_fn = default_initial if init_loc_fn is None else init_loc_fn
         self.sites: dict[str, GuideSite] = {}
@@ -143,6 +152,7 @@ class AutoWeightGuide(AutoGuide):
             raise
 
     def _build(self, latents: Mapping[str, dict[str, Any]]) -> None:
+        check_observed([name for name, site in latents.items() if site["cond_indep_stack"]])
         records = {name: weight_site_of(site) for name, site in latents.items()}
         kinds = [kind for kind in KINDS if any(r and r.kind == kind for r in records.values())]
         for argument, given in (

@@ -42,6 +42,8 @@ class GaussianSequenceModel(SequenceModel):
             rnn, out_features, num_data=num_data, prior_scale=prior_scale, embedding=embedding
         )
         self.out_features = self.head.out_features
+        if not isinstance(tau, (int, float, Tensor)) or isinstance(tau, bool):
+            raise TypeError(f"Expected tau to be a number or a Tensor, got {tau!r}.")
         value = torch.as_tensor(tau, **rnn.factory_kwargs).detach()
         if value.shape not in ((), (out_features,)):
             raise ValueError(

@@ -16,7 +16,7 @@ from pyro_vrnn.models.sequence import observed_share
 from pyro_vrnn.nn.embedding import Embedding
 from pyro_vrnn.nn.linear import Linear
 from pyro_vrnn.nn.own_params import OwnParamsModule
-from pyro_vrnn.nn.recurrent import GRU, LSTM, RNN, RecurrentModule, State
+from pyro_vrnn.nn.recurrent import CELLS, State
 from pyro_vrnn.nn.weights import Prior
 from pyro_vrnn.shapes import (
     check_choice,
@@ -25,8 +25,6 @@ from pyro_vrnn.shapes import (
     check_token_targets,
     check_tokens,
 )
-
-CELLS: dict[str, type[RecurrentModule]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 
 
 class LanguageModel(OwnParamsModule):

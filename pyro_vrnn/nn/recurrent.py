@@ -21,6 +21,7 @@ from pyro_vrnn.shapes import (
     check_lengths,
     check_positive_int,
     check_shape,
+    check_state,
     shape_text,
 )
 
@@ -226,12 +227,7 @@ class RecurrentModule(WeightModule):
         shape = (layers, num_sequences, self.hidden_size)
         if hx is None:
             return (x.new_zeros(shape),) * len(self.state_names)
-        given = hx if isinstance(hx, (tuple, list)) else (hx,)
-        if len(given) != len(self.state_names) or not isinstance(hx, (tuple, list, Tensor)):
-            raise TypeError(
-                f"Expected hx to be {'a pair (h_0, c_0)' if len(self.state_names) == 2 else 'h_0'} "
-                f"of shape {shape_text(shape)}, got {type(hx).__name__} of {len(given)}."
-            )
+        given = check_state(hx, self.state_names, shape)
         state = []
         for name, part in zip(self.state_names, given, strict=True):
             if part.dim() > 3:
@@ -342,3 +338,6 @@ class GRU(RecurrentModule):
     """
 
     mode = "GRU"
+
+
+CELLS: dict[str, type[RecurrentModule]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}  # by option

@@ -102,13 +102,16 @@ class StepProduct(Protocol):
     def times_weight(self, grad: Tensor, out: Tensor) -> Tensor:  # (*, N, G*H), (*, n, H)
         """Write the gradient of h, for the first n sequences, from that of the product."""
 
+    def release(self) -> None:
+        """Give back what the products of single steps hold."""
+
 
 class Piece(NamedTuple):
     """What the backward pass of some steps reads and writes."""
 
     steps: Steps
     window: slice
-    gates: Tensor | None  # (G, t, *state)
+    gates: Tensor | None  # of all steps, (G, T, *state)
     h: Tensor  # (T+1, *state)
     extra: Tensor | None  # what else the cell keeps: c, (T+1, *state), or (T, *state)
     outputs: Tensor | None  # gradient of the outputs, (T, *state)
@@ -211,7 +214,7 @@ class LSTMKernel:
         assert piece.gates is not None
         assert piece.extra is not None
         steps, window = piece.steps, piece.window
-        i, f, g, o = piece.gates
+        i, f, g, o = piece.gates[:, window]
         major = gate_major(piece.rows, 4)
         for_i, for_f, for_g, for_o = major
         torch.mul(i, g, out=for_i)
@@ -280,7 +283,7 @@ class GRUKernel:
         assert piece.extra is not None
         assert piece.inner is not None
         steps, window, inner = piece.steps, piece.window, piece.inner
-        r, z, candidate = piece.gates
+        r, z, candidate = piece.gates[:, window]
         major = gate_major(piece.rows, 3)
         for_r, for_z, for_n = major
         inner.copy_(_one_minus_square(candidate))

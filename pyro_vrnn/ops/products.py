@@ -8,6 +8,8 @@ of the weights. Nothing here records gradients.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,25 @@ from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import MaskedWeight
 
 WeightGrads = tuple[Tensor, Tensor | None]  # of loc and of noise
+
+
+class Product(Protocol):
+    """Products with one weight for all steps."""
+
+    def fill(self, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
+        """Write the product of all steps."""
+
+    def input_grad(self, rows: Tensor, out: Tensor) -> None:
+        """Write the input's gradient from the rows' for all steps."""
+
+    def left_factor(self, rows: Tensor) -> Tensor:
+        """Lay out the rows' gradient for :meth:`weight_grad`."""
+
+    def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:
+        """Return the gradients of loc and noise, from products over all steps."""
+
+    def release(self) -> None:
+        """Give back what is held of the weights, laid out."""
 
 
 class MaskedProduct:
@@ -32,10 +53,10 @@ class MaskedProduct:
         assert not isinstance(noise, SpannedNoise)
         self._groups = 1 if mask is None else mask.shape[1]
         # Masks of one gate, and of all sequences of a step, are to be together in memory.
-        self._mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
+        self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
         self._columns = loc.shape[-1]
         self._loc = loc.unflatten(0, (self._groups, -1))  # (K, F, D)
-        self._noise = noise  # (K*F, D)
+        self.noise = noise  # (K*F, D)
         self._forward: dict[int, _StepForward] = {}
         self._backward: dict[int, _StepBackward] = {}
 
@@ -54,16 +75,16 @@ class MaskedProduct:
 
     def _fill(self, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
         rows, plain = out.flatten(0, 1), x.reshape(-1, self._columns)
-        if self._mask is None:
+        if self.mask is None:
             rows.copy_(times_transpose(plain, self._loc[0], bias))
             return
-        if self._noise is not None:
-            rows.copy_(times_transpose(plain, self._noise, bias))
+        if self.noise is not None:
+            rows.copy_(times_transpose(plain, self.noise, bias))
         biases = [None] * self._groups if bias is None else bias.chunk(self._groups)
         masked = torch.empty_like(plain)
         for k, into in enumerate(rows.chunk(self._groups, -1)):
-            torch.mul(x, self._mask[k], out=masked.view_as(x))
-            if self._noise is None:
+            torch.mul(x, self.mask[k], out=masked.view_as(x))
+            if self.noise is None:
                 into.copy_(times_transpose(masked, self._loc[k], biases[k]))
             else:
                 into.add_(times_transpose(masked, self._loc[k]))
@@ -71,11 +92,11 @@ class MaskedProduct:
     def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (t, N, G*H), (t, N, D)
         """Write the input's gradient from the rows' for all steps."""
         flat = rows.flatten(0, 1)
-        total = None if self._noise is None else times_transpose(flat, self._noise.t())
+        total = None if self.noise is None else times_transpose(flat, self.noise.t())
         for k, gate in enumerate(flat.chunk(self._groups, -1)):
             part = times_transpose(gate, self._loc[k].t())
-            if self._mask is not None:
-                part.view_as(out).mul_(self._mask[k])
+            if self.mask is not None:
+                part.view_as(out).mul_(self.mask[k])
             total = part if total is None else total.add_(part)
         assert total is not None
         out.copy_(total.view_as(out))
@@ -89,27 +110,27 @@ class MaskedProduct:
         """Return the gradients of loc and noise, from products over all steps."""
         plain = x.reshape(-1, self._columns)
         for_noise = times_transpose(left, plain.t()) if noise_too else None
-        if self._mask is None:
+        if self.mask is None:
             return times_transpose(left, plain.t()), for_noise
         masked = torch.empty_like(plain)
         for_loc = left.new_empty(len(left), self._columns)
-        gates = zip(self._mask, left.chunk(self._groups), for_loc.chunk(self._groups), strict=True)
+        gates = zip(self.mask, left.chunk(self._groups), for_loc.chunk(self._groups), strict=True)
         for mask, gate, into in gates:
             torch.mul(x, mask, out=masked.view_as(x))
             into.copy_(times_transpose(gate, masked.t()))  # gate by gate, in memory used again
         return for_loc, for_noise
 
     def _step_weights(self) -> list[Tensor]:  # of (K, F, D)
-        if self._noise is None:
+        if self.noise is None:
             return [self._loc]
-        return [self._loc, self._noise.unflatten(0, (self._groups, -1))]
+        return [self._loc, self.noise.unflatten(0, (self._groups, -1))]
 
     def _forward_step(self, h: Tensor, n: int) -> _StepForward:
         rows = _rounded(n, h.shape[0])
         if rows not in self._forward:
             parts = self._step_weights()
             weight = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-            self._forward[rows] = _StepForward(weight, self._mask, self._columns, rows)
+            self._forward[rows] = _StepForward(weight, self.mask, self._columns, rows)
         return self._forward[rows]
 
     def add(self, h: Tensor, out: Tensor, n: int) -> None:  # (N, D), (N, G*H)
@@ -127,11 +148,11 @@ class MaskedProduct:
         rows = _rounded(out.shape[0], grad.shape[0])
         if rows not in self._backward:
             transposed = torch.cat([w.mT for w in self._step_weights()], 1).contiguous()
-            self._backward[rows] = _StepBackward(transposed, self._mask, self._columns, rows)
+            self._backward[rows] = _StepBackward(transposed, self.mask, self._columns, rows)
         return self._backward[rows].write(grad, out)
 
-    def end_steps(self) -> None:
-        """Give back what the products of single steps hold."""
+    def release(self) -> None:
+        """Give back the weights laid out for products of single steps."""
         self._forward.clear()
         self._backward.clear()
 
@@ -284,5 +305,5 @@ class BatchedProduct:
         """Write the gradient of h, for the first n sequences, from that of the product."""
         return torch.bmm(grad[:, : out.shape[1]], self._batch, out=out)
 
-    def end_steps(self) -> None:
+    def release(self) -> None:
         """Do nothing: single steps hold nothing."""

@@ -1,7 +1,7 @@
 r"""
 Multi-layer, bidirectional recurrent networks as pure functions of (input, state, weights).
 
-Three paths compute the same thing:
+Four paths compute the same thing:
 
 ``"reference"``
     a Python loop over time around the cells of :mod:`~pyro_vrnn.ops.cells`. It is the definition;
@@ -14,6 +14,9 @@ Three paths compute the same thing:
 ``"unrolled"``
     hand-written forward and backward passes, for masks
     (:class:`~pyro_vrnn.ops.weights.MaskedWeight`) and particles.
+``"compiled"``
+    the same passes with their loops in C, on the CPU, where the machine has a compiler: see
+    :mod:`~pyro_vrnn.ops.compiler`.
 
 Shapes (T time, N sequences, D input, H hidden, S particles, L layers, R directions):
 ``x`` is ``(T, N, D)`` or ``(S, T, N, D)``, a state is ``(L*R, N, H)`` or ``(L*R, S, N, H)``.
@@ -30,14 +33,21 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from pyro_vrnn.ops.cells import CELLS, Cell, State, affine
+from pyro_vrnn.ops.compiled import why_not
 from pyro_vrnn.ops.fused import run_fused
 from pyro_vrnn.ops.unrolled import run_unrolled
-from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias
+from pyro_vrnn.ops.weights import (
+    LayerWeights,
+    MaskedWeight,
+    SequenceBias,
+    differs_by_sequence,
+    dtype_of,
+)
 from pyro_vrnn.shapes import check_choice, check_shape
 
 __all__ = ["PATHS", "LayerWeights", "recurrent", "run_reference"]
 
-PATHS = ("auto", "reference", "fused", "unrolled")
+PATHS = ("auto", "reference", "fused", "unrolled", "compiled")
 _log = logging.getLogger(__name__)
 
 
@@ -57,15 +67,16 @@ def recurrent(
     With ``lengths``, steps at or past a sequence's length give zeros, leave the state as it was,
     and the backward direction starts at the last valid step, as packed sequences do in torch.
 
-    The path that is taken is logged once for each cell, at level INFO. The unrolled path has no
-    second derivative and says so; the others have what torch gives them.
+    The path that is taken is logged once for each cell, at level INFO. The unrolled and compiled
+    paths have no second derivative and say so; the others have what torch gives them.
 
     :param str mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"LSTM"`` or ``"GRU"``.
-    :param str path: ``"auto"`` (fused where there are neither particles nor masks, else unrolled),
-        ``"reference"``, ``"fused"``, ``"unrolled"``.
+    :param str path: ``"auto"`` (fused where there are neither particles nor masks, else compiled,
+        else unrolled), ``"reference"``, ``"fused"``, ``"unrolled"``, ``"compiled"``.
     :returns: output of the last layer ``(T, N, R*H)`` or ``(S, T, N, R*H)``, and the last state.
     :raises ValueError: for an unknown mode or path, ``"fused"`` with particles or masks, masks that
         do not fit, or masks together with particles.
+    :raises RuntimeError: for ``"compiled"`` where it cannot be had.
     """
     tensors = [w for layer in weights for w in layer if isinstance(w, Tensor)]
     if has_torch_function(tensors):  # such as a draw for each sequence, which brings its masks
@@ -88,15 +99,19 @@ def recurrent(
             f"with {'masks' if masked else 'a particle dimension'}; use path='auto'."
         )
     if path == "auto":
-        path = "unrolled" if masked or particles else "fused"
-        _log_path(mode, path, "masks" if masked else "particles" if particles else "one weight")
+        path, because = _choose(x.device, weights, masked or bool(particles))
+        weights_are = "masks" if masked else "particles" if particles else "one weight"
+        _log_path(mode, path, weights_are, because)
+    elif path == "compiled" and (reason := _why_not(x.device, weights)):
+        raise RuntimeError(f"Expected compiled code for path='compiled', got none: {reason}.")
     if path == "fused":
         flat = [tuple(w for w in layer if isinstance(w, Tensor)) for layer in weights]
         return run_fused(mode, x, state, flat, bidirectional=bidirectional, lengths=lengths)
-    if path == "unrolled":
+    if path in ("unrolled", "compiled"):
         return run_unrolled(
             mode, x, state, weights,
             particles=particles, bidirectional=bidirectional, lengths=lengths,
+            compiled=path == "compiled",
         )  # fmt: skip
     if masked:
         return _run_masked_reference(mode, x, state, weights, bidirectional, lengths)
@@ -104,9 +119,28 @@ def recurrent(
     return run_reference(mode, x, state, weights, bidirectional=bidirectional, active=active)
 
 
+def _why_not(device: torch.device, weights: Sequence[LayerWeights]) -> str | None:
+    """Say why compiled code cannot run, or None if it can."""
+    if any(map(differs_by_sequence, weights)):
+        return "it knows no noise or biases for each sequence"
+    return why_not(device.type, dtype_of(weights))
+
+
+def _choose(
+    device: torch.device, weights: Sequence[LayerWeights], unrolled: bool
+) -> tuple[str, str]:
+    """Return the fastest path, and why it is not a faster one."""
+    if not unrolled:
+        return "fused", ""
+    if torch.compiler.is_compiling():  # which cannot look into compiled code
+        return "unrolled", " (under torch.compile)"
+    reason = _why_not(device, weights)
+    return ("unrolled", f" (no compiled code: {reason})") if reason else ("compiled", "")
+
+
 @functools.cache
-def _log_path(mode: str, path: str, why: str) -> None:
-    _log.info("%s with %s runs on the %s path", mode, why, path)
+def _log_path(mode: str, path: str, weights_are: str, because: str) -> None:
+    _log.info("%s with %s runs on the %s path%s", mode, weights_are, path, because)
 
 
 def _check_masks(weights: Sequence[LayerWeights], num_sequences: int) -> bool:

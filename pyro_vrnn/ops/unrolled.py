@@ -12,7 +12,6 @@ one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,16 +19,15 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import GATES, State
-from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct, SpannedProduct
-from pyro_vrnn.ops.spanned import SpannedNoise
-from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias
-
-# Rows of sequences and steps, and numbers in their gates: for what is to stay in the cache ...
-_PIECE = (512, 2**20)
-# ... and for the weights' gradients, whose products want as many rows as memory allows.
-_WINDOW = (1024, 2**22)
-
-Weight = Tensor | MaskedWeight
+from pyro_vrnn.ops.products import Product
+from pyro_vrnn.ops.unrolled_layer import UnrolledLayer
+from pyro_vrnn.ops.weights import (
+    LayerWeights,
+    MaskedWeight,
+    SequenceBias,
+    differs_by_sequence,
+    dtype_of,
+)
 
 
 def run_unrolled(
@@ -41,18 +39,21 @@ def run_unrolled(
     particles: int = 0,
     bidirectional: bool = False,
     lengths: Tensor | None = None,
+    compiled: bool = False,
 ) -> tuple[Tensor, State]:
     """
     Run the stack; arguments as in :func:`~pyro_vrnn.ops.recurrent.recurrent`.
 
     :param int particles: S, or 0 if nothing has a particle dim.
+    :param bool compiled: whether the steps run in compiled code.
     """
     if torch.is_autocast_enabled(x.device.type):  # these passes know one dtype, the weights'
-        dtype = _dtype(weights[0].weight_hh)
+        dtype = dtype_of(weights)
         with torch.autocast(x.device.type, enabled=False):
             return run_unrolled(
                 *(mode, x.to(dtype), tuple(s.to(dtype) for s in state), weights),
                 particles=particles, bidirectional=bidirectional, lengths=lengths,
+                compiled=compiled,
             )  # fmt: skip
     order: Tensor | None = None
     running: Tensor | None = None
@@ -72,9 +73,8 @@ def run_unrolled(
         outputs = []
         for k in range(first, first + directions):
             steps_of = Steps(x.shape[-3], x.shape[-2], reverse=k > first, active=active)
-            output, final = _run_layer(
-                mode, x, tuple(s[k] for s in state), weights[k], steps_of, particles
-            )
+            initial = tuple(s[k] for s in state)
+            output, final = _run_layer(mode, x, initial, weights[k], steps_of, particles, compiled)
             outputs.append(output)
             finals.append(final)
         x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
@@ -94,12 +94,14 @@ def _reorder(layer: LayerWeights, order: Tensor) -> LayerWeights:
     return LayerWeights(*map(of, layer))
 
 
-def _dtype(weight: Weight) -> torch.dtype:
-    return weight.loc.dtype if isinstance(weight, MaskedWeight) else weight.dtype
-
-
 def _run_layer(
-    mode: str, x: Tensor, state: State, weights: LayerWeights, steps: Steps, particles: int
+    mode: str,
+    x: Tensor,
+    state: State,
+    weights: LayerWeights,
+    steps: Steps,
+    particles: int,
+    compiled: bool,
 ) -> tuple[Tensor, State]:
     masked = [w for w in weights[:2] if isinstance(w, MaskedWeight)]
     groups = {w.mask.shape[1] for w in masked} - {1, GATES[mode]}
@@ -118,88 +120,21 @@ def _run_layer(
         names = sorted(str(d) for d in dtypes)
         raise ValueError(f"Expected input, state and weights of one dtype, got {', '.join(names)}.")
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if save and any(isinstance(w, (SpannedNoise, SequenceBias)) for w in (*ih, *hh, *weights[2:])):
+    if save and differs_by_sequence(weights):
         raise NotImplementedError(
             "Expected no gradient of a layer with noise or biases for each sequence, got something "
             "that requires grad: use torch.no_grad()."
         )
-    layer = _Layer(mode, steps, particles, save)
+    layer = UnrolledLayer(mode, steps, particles, save, compiled)
     output, *final = _Unrolled.apply(layer, *tensors)  # type: ignore[no-untyped-call]
     return output, tuple(final)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What the layer's function is told besides tensors."""
-
-    mode: str
-    steps: Steps
-    particles: int  # S, or 0 for none
-    save: bool  # whether a gradient will be asked for
-
-    @property
-    def num_gates(self) -> int:
-        return GATES[self.mode]
-
-    def product(self, weight: Tensor, mask: Any, noise: Any) -> Any:
-        if self.particles:
-            return BatchedProduct(weight, self.particles)
-        if isinstance(noise, SpannedNoise):
-            return SpannedProduct(MaskedWeight(weight, mask, noise))
-        return MaskedProduct(weight if mask is None else MaskedWeight(weight, mask, noise))
-
-    def windows(
-        self, size: tuple[int, int], rows: Tensor, within: slice | None = None
-    ) -> list[slice]:
-        """Cut the steps by the size of their ``rows``, in the order of the recurrence."""
-        num_rows, numbers = size
-        by_rows = num_rows // max(rows.shape[-2], 1)
-        by_numbers = numbers // max(rows[..., 0, :, :].numel(), 1)
-        return self.steps.windows(min(by_rows, by_numbers), within)
-
-    def rows(self, like: Tensor, hidden: int, num_steps: int) -> Tensor:
-        """Return memory for gates, (*, t, N, G*H)."""
-        leading = (self.particles,) if self.particles else ()
-        shape = (num_steps, self.steps.num_sequences, self.num_gates * hidden)
-        return like.new_empty(*leading, *shape)
-
-    def gates(self, h: Tensor) -> Tensor | None:
-        """Return room for the activated gates: of all steps, or of one after the other."""
-        if not self.save and not KERNELS[self.mode].keeps_gates:
-            return None
-        return h.new_empty(self.num_gates, self.steps.num_steps if self.save else 1, *h.shape[1:])
-
-    def extra(self, h: Tensor, state: State) -> Tensor | Sequence[Tensor]:
-        """Return room for what a cell keeps besides h: an LSTM's c, a GRU's recurrent part of n."""
-        steps = self.steps
-        if self.mode == "LSTM":
-            c = torch.empty_like(h) if self.save else [torch.empty_like(h[0])] * len(h)
-            c[steps.first].copy_(state[1])
-            return c
-        if self.mode == "GRU":
-            return torch.empty_like(h[1:]) if self.save else [torch.empty_like(h[0])] * len(h)
-        return ()
-
-    def biases(
-        self, bias_ih: Tensor | None, bias_hh: Tensor | None, hidden: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return what is added for all steps at once, and what waits for a GRU's reset gate."""
-        if bias_ih is None or bias_hh is None:
-            return None, None
-        if self.mode != "GRU":
-            return bias_ih + bias_hh, None
-        outside = bias_hh.clone()
-        outside[..., 2 * hidden :] = 0
-        of_n = bias_hh[..., 2 * hidden :]
-        each = of_n.dim() == 2 and not self.particles  # (N, H)
-        return bias_ih + outside, of_n if each else of_n.unsqueeze(-2)
 
 
 class _Unrolled(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        layer: _Layer,
+        layer: UnrolledLayer,
         x: Tensor,
         weight_ih: Tensor,
         mask_ih: Tensor | None,
@@ -211,7 +146,7 @@ class _Unrolled(torch.autograd.Function):
         bias_hh: Tensor | None,
         *state: Tensor,
     ) -> tuple[Tensor, ...]:
-        kernel, steps, hidden = KERNELS[layer.mode], layer.steps, weight_hh.shape[-1]
+        steps, hidden = layer.steps, weight_hh.shape[-1]
         leading = (layer.particles,) if layer.particles else ()
         h = x.new_empty(steps.num_steps + 1, *leading, steps.num_sequences, hidden)
         h[steps.first] = state[0]
@@ -219,24 +154,27 @@ class _Unrolled(torch.autograd.Function):
         from_input = layer.product(weight_ih, mask_ih, noise_ih)
         recurrent = layer.product(weight_hh, mask_hh, noise_hh)
         bias, bias_n = layer.biases(bias_ih, bias_hh, hidden)
-        states, extras = h.unbind(0), extra.unbind(0) if isinstance(extra, Tensor) else extra
+        run = layer.steps_with(recurrent, weight_hh)
         rows = layer.rows(x, hidden, 1)
-        for window in layer.windows(_PIECE, rows):
+        windows = layer.pieces(rows)
+        for window in windows:
             num_steps = window.stop - window.start
             if rows.shape[-3] != num_steps:
                 rows = layer.rows(x, hidden, num_steps)
             from_input.fill(x.narrow(-3, window.start, num_steps), rows, bias)
-            kernel.forward(steps, window, rows, gates, states, extras, recurrent, bias_n)
+            if window == windows[-1]:
+                from_input.release()
+            run.forward(steps, window, rows, gates, h, extra, bias_n)
         if layer.save:
             ctx.set_materialize_grads(False)
             ctx.layer = layer
             ctx.save_for_backward(
                 *(x, weight_ih, mask_ih, noise_ih, weight_hh, mask_hh, noise_hh, bias_ih, bias_hh),
-                *(h, extra if isinstance(extra, Tensor) else None),
-                *(gates if kernel.keeps_gates else None, *state),
+                *(h, extra, gates if KERNELS[layer.mode].keeps_gates else None, *state),
             )
         last = [h[steps.last].clone()]
         if layer.mode == "LSTM":
+            assert extra is not None
             last.append(extra[steps.last].clone())
         output = h[steps.new(slice(0, steps.num_steps))]
         return output.transpose(0, 1) if layer.particles else output, *last
@@ -262,7 +200,7 @@ class _Backward:
 
     def __init__(
         self,
-        layer: _Layer,
+        layer: UnrolledLayer,
         saved: Sequence[Tensor],  # as saved by the forward pass
         grads: Sequence[Tensor | None],  # of the outputs and the last state
         needs: Sequence[bool],  # which of the forward pass's tensors need a gradient
@@ -273,8 +211,14 @@ class _Backward:
         self.hidden = self.h.shape[-1]
         self.from_input = layer.product(*ih)
         self.recurrent = layer.product(weight_hh, mask_hh, noise_hh)
+        self.steps = layer.steps_with(self.recurrent, weight_hh)
         self.outputs = self._time_first(grads[0])
-        self.of_state = [torch.zeros_like(self.h[0]) if g is None else g.clone() for g in grads[1:]]
+        self.of_state = [
+            torch.zeros_like(self.h[0])
+            if g is None
+            else g.clone(memory_format=torch.contiguous_format)
+            for g in grads[1:]
+        ]
         self.for_x = self.x.new_empty(self.x.shape) if needs[0] else None
         self.inner: Tensor | None = None  # of a window of a GRU, see Piece
         self.sums = _Sums()
@@ -285,17 +229,18 @@ class _Backward:
     def run(self) -> tuple[Tensor | None, ...]:
         """Return the gradients of the forward pass's tensors."""
         one_step = self.layer.rows(self.h, self.hidden, 1)
-        windows = self.layer.windows(_WINDOW, one_step)
+        windows = self.layer.windows(one_step)
         for window in reversed(windows):
             num_steps = window.stop - window.start
             rows = self.layer.rows(self.h, self.hidden, num_steps)
             if self.layer.mode == "GRU":
                 self.inner = self.h.new_empty(num_steps, *self.h.shape[1:])
-            for piece in reversed(self.layer.windows(_PIECE, one_step, window)):
+            for piece in reversed(self.layer.pieces(one_step, window)):
                 self._run_steps(piece, window, rows)
-            if window == windows[0]:
-                self.recurrent.end_steps()  # memory peaks below
-            self._multiply(window, rows)
+            last = window == windows[0]
+            if last:
+                self.steps.release()  # memory peaks below
+            self._multiply(window, rows, last)
         of = self.sums.of
         return (
             *(self.for_x, of("weight_ih"), None, of("noise_ih")),
@@ -312,16 +257,16 @@ class _Backward:
         piece = Piece(
             steps=self.layer.steps,
             window=part,
-            gates=None if self.gates is None else self.gates[:, part],
+            gates=self.gates,
             h=self.h,
             extra=self.extra,
             outputs=self.outputs,
             rows=rows[..., here, :, :],
             inner=None if self.inner is None else self.inner[here],
         )
-        KERNELS[self.layer.mode].backward(piece, self.recurrent, self.of_state)
+        self.steps.backward(piece, self.of_state)
 
-    def _multiply(self, window: slice, rows: Tensor) -> None:
+    def _multiply(self, window: slice, rows: Tensor, last: bool) -> None:
         """Turn the gates' gradients of a window into those of weights, biases and input."""
         sums, needs = self.sums, self.needs
         old = self._time_first(self.h[self.layer.steps.old(window)])
@@ -330,12 +275,16 @@ class _Backward:
         if self.inner is not None:  # only here do the input's and the recurrent product part
             gate_major(rows, self.layer.num_gates)[-1].copy_(self.inner)
             left = self.inner = None
+        if type(self.from_input) is not type(self.recurrent):  # each lays it out in its own way
+            left = None
         start, num_steps = window.start, window.stop - window.start
         x = self.x.narrow(-3, start, num_steps)
-        sums.add_weights("ih", self.from_input, rows, x, needs[1:4], left)
         sums.add_bias("bias_ih", rows, self.bias_ih, needs[7])
         if self.for_x is not None:
             self.from_input.input_grad(rows, self.for_x.narrow(-3, start, num_steps))
+            if last:
+                self.from_input.release()
+        sums.add_weights("ih", self.from_input, rows, x, needs[1:4], left)
 
 
 class _Sums:
@@ -354,7 +303,7 @@ class _Sums:
     def add_weights(
         self,
         name: str,
-        product: MaskedProduct | BatchedProduct,
+        product: Product,
         rows: Tensor,
         x: Tensor,
         needs: Sequence[bool],  # of loc, mask and noise

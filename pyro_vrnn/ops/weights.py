@@ -10,8 +10,10 @@ biases of its own, a :class:`SequenceBias`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyro_vrnn.ops.gemm import linear
@@ -103,6 +105,18 @@ class LayerWeights(NamedTuple):
     weight_hh: Tensor | MaskedWeight  # (G*H, H) or (S, G*H, H)
     bias_ih: Tensor | SequenceBias | None = None  # (G*H,) or (S, G*H)
     bias_hh: Tensor | SequenceBias | None = None  # (G*H,) or (S, G*H)
+
+
+def dtype_of(weights: Sequence[LayerWeights]) -> torch.dtype:
+    """Return the dtype of the first layer's recurrent weight."""
+    weight = weights[0].weight_hh
+    return weight.loc.dtype if isinstance(weight, MaskedWeight) else weight.dtype
+
+
+def differs_by_sequence(layer: LayerWeights) -> bool:
+    """Whether a layer has noise or biases for each sequence, which allow no gradient."""
+    noises = (w.noise for w in layer[:2] if isinstance(w, MaskedWeight))
+    return any(isinstance(part, (SpannedNoise, SequenceBias)) for part in (*noises, *layer[2:]))
 
 
 def masked_linear(

@@ -2,7 +2,7 @@
 
 from pyro_vrnn.scores.bootstrap import BootstrapRange, block_bootstrap
 from pyro_vrnn.scores.classes import brier_score, class_nll, top_class
-from pyro_vrnn.scores.coverage_levels import CoverageCurve, coverage_curve
+from pyro_vrnn.scores.coverage_levels import CoverageCurve, coverage_curve, pit_coverage
 from pyro_vrnn.scores.density import gaussian_crps, gaussian_mixture_nll, rmse
 from pyro_vrnn.scores.ensemble import crps
 from pyro_vrnn.scores.horizon import HorizonScores, by_horizon
@@ -40,6 +40,7 @@ __all__ = [
     "interval_score",
     "mixture_pit",
     "pit",
+    "pit_coverage",
     "reliability",
     "rmse",
     "top_class",

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores.bootstrap import BootstrapRange, block_bootstrap
 from pyro_vrnn.shapes import FloatArray, check_positive_int, finite_array, shape_text
 
@@ -27,6 +28,8 @@ class HorizonScores:
     lower: FloatArray
     upper: FloatArray
     overall: BootstrapRange
+
+    __repr__ = short_repr
 
 
 def by_horizon(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv
 
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores._checks import check_level, check_same_shape
 from pyro_vrnn.scores.uniform_band import unit_values
 from pyro_vrnn.shapes import FloatArray, check_choice, check_positive_int, finite_array
@@ -37,6 +38,8 @@ class Reliability:
     frequency: FloatArray
     lower: FloatArray
     upper: FloatArray
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

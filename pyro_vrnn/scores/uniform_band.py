@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
+from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores._checks import check_level
 from pyro_vrnn.shapes import FloatArray, check_positive_int, finite_array, shape_text
 
@@ -48,6 +49,8 @@ class EcdfBand:
     upper: FloatArray
     num_values: int
     probability: float
+
+    __repr__ = short_repr
 
     def contains(self, values: ArrayLike) -> bool:
         """Return whether the empirical CDF of ``values`` is inside at every point."""

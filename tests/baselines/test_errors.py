@@ -62,7 +62,7 @@ ERRORS = {
     "packed and lengths": (lambda: NET(PACKED, lengths=[3]), ValueError,
                            "Expected no lengths beside a PackedSequence, got both"),
     "state of an LSTM": (lambda: NET(X, torch.zeros(1, 4, 5)), TypeError,
-                         r"Expected hx to be a pair \(h_0, c_0\) of shape \(1, 4, 5\), got Tensor"),
+                         r"hx to be a pair \(h_0, c_0\) of shape \(1, 4, 5\), got a Tensor"),
     "state of a GRU": (lambda: GRU(9, 5)(X, (X, X)), TypeError,
                        r"Expected hx to be h_0 of shape \(1, 4, 5\), got tuple of 2\."),
     "shape of a state": (lambda: NET(X, (X, X)), ValueError,

@@ -8,7 +8,14 @@ import math
 import pytest
 import torch
 
-from pyro_vrnn.data import Documents, Vocabulary, read_labelled, read_scale_data, split_words
+from pyro_vrnn.data import (
+    Documents,
+    Vocabulary,
+    read_labelled,
+    read_ratings,
+    read_scale_data,
+    split_words,
+)
 from tests.shared_data import shared_data
 
 FILES = {
@@ -351,6 +358,30 @@ class TestDocuments:
     def test_parts_that_do_not_fit_are_refused(self, fields, message):
         with pytest.raises(ValueError, match=message):
             Documents(*fields)
+
+
+class TestRatings:
+    def test_a_folder(self, scale):
+        assert read_ratings(scale()).texts == read_scale_data(scale("Z")).texts[:2]
+
+    def test_a_file(self, write):
+        path = write("text,label\nA film.,3\n")
+        assert read_ratings(path).texts == (("A", "film."),)
+        assert read_ratings(path, tokenize=split_words).texts == (("a", "film", "."),)
+
+    def test_columns_of_other_names(self, write):
+        path = write('{"review": "good", "stars": 4}\n', "r.jsonl")
+        found = read_ratings(path, text="review", label="stars")
+        assert (found.texts, found.labels.tolist()) == ((("good",),), [4.0])
+
+    @pytest.mark.parametrize("name", ["text", "label"])
+    def test_columns_of_a_folder(self, name, scale):
+        with pytest.raises(ValueError, match=r"where text or label names a column, got the folder"):
+            read_ratings(scale(), **{name: "stars"})
+
+    def test_a_folder_of_something_else(self, tmp_path):
+        with pytest.raises(ValueError, match=r"got none\. \(Or give a \.csv or \.jsonl file\.\)"):
+            read_ratings(tmp_path)
 
 
 @pytest.mark.parametrize(

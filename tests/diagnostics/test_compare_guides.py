@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,8 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 import pyro_vrnn as vrnn
 from pyro_vrnn.diagnostics import compare_guides, elbo_anatomy
-from pyro_vrnn.infer import held_out
+from pyro_vrnn.diagnostics._elpd import elpd_error
+from pyro_vrnn.infer import held_out, held_out_log_likelihood
 
 Z = 4.26
 TAU = 4.0
@@ -147,6 +149,84 @@ def test_error_of_the_elpd_has_data_and_draws():
     assert np.std(values, ddof=1) == pytest.approx(np.mean(parts) ** 0.5, rel=Z / 32**0.5)
 
 
+def test_bias_of_the_elpd_is_that_of_the_logs_of_means(found):
+    for name, pair in PAIRS.items():
+        (scores,) = held_out_log_likelihood(*pair, [TEST], num_draws=S, seed=4)
+        p = scores.exp()
+        expected = -(p.var(0) / (2 * S * p.mean(0).square())).sum()
+        elpd = found.scores["elpd"][name]
+        assert elpd.finite_sample_bias == pytest.approx(float(expected), abs=1e-9)
+        assert found.scores["elbo"][name].finite_sample_bias == 0
+
+
+def test_bias_is_how_far_few_draws_are_from_the_exact_density():
+    """The predictive density of a normal w is known: its log is the limit for many draws."""
+    pairs = {"exact": PAIRS["exact"], "near": (model, normal(MEAN + 0.5 * SD, 2 * SD))}
+    (x, y), loc, scale = TEST, MEAN + 0.5 * SD, 2 * SD
+    limit = float(dist.Normal(loc * x, (scale**2 * x**2 + 1 / TAU).sqrt()).log_prob(y).sum())
+    scores = [
+        compare_guides(
+            pairs, model_args=TRAIN, held_out=[TEST], num_samples=10, seed=seed, elbo=False
+        ).scores["elpd"]["near"]
+        for seed in range(60)
+    ]
+    off = np.array([score.value - limit for score in scores])
+    bias = np.array([score.finite_sample_bias for score in scores])
+    error = (off - bias).std(ddof=1) / 60**0.5
+    assert bias.max() < 0
+    assert abs((off - bias).mean()) < Z * error
+
+
+def test_a_difference_that_few_draws_bias_is_named(found):
+    assert "bias the difference" not in str(found)
+    scores = {**found.scores["elpd"]}
+    scores["wide"] = replace(
+        scores["wide"],
+        finite_sample_bias=scores["exact"].finite_sample_bias
+        - 1.01 * scores["wide"].difference_error,
+    )
+    biased = replace(found, scores={**found.scores, "elpd": scores})
+    assert (
+        "elpd: 40 draws bias the difference of wide from exact by more than its standard error; "
+        "take more."
+    ) in str(biased)
+
+
+def test_observations_of_a_group_are_summed_before_the_error():
+    """Every observation three times is three times each: the error of thirty, times three."""
+    x, y = TEST
+    options = {"model_args": TRAIN, "num_samples": S, "seed": 4, "elbo": False}
+    once = compare_guides(PAIRS, held_out=[TEST], **options)
+    batches = [(x.repeat_interleave(3)[cut], y.repeat_interleave(3)[cut])
+               for cut in (slice(0, 40), slice(40, 90))]  # fmt: skip
+    labels = torch.arange(30).repeat_interleave(3)
+    thrice = compare_guides(PAIRS, held_out=batches, group=labels, **options)
+    apart = compare_guides(PAIRS, held_out=batches, **options)
+    for name in PAIRS:
+        one, three = once.scores["elpd"][name], thrice.scores["elpd"][name]
+        for field in ("value", "standard_error", "difference", "difference_error"):
+            assert getattr(three, field) == pytest.approx(3 * getattr(one, field), abs=1e-8)
+        assert apart.scores["elpd"][name].standard_error < three.standard_error
+    assert (thrice.num_groups, apart.num_groups) == (30, None)
+    assert "elpd: 90 held-out observations in 30 groups, taken for independent." in str(thrice)
+
+
+def test_groups_of_one_change_nothing_and_their_names_do_not_matter(found):
+    labels = [f"series {k}" for k in range(30)]
+    other = compare_guides(
+        PAIRS, model_args=TRAIN, held_out=[TEST], group=labels, num_samples=S, seed=4
+    )
+    for name in PAIRS:
+        ours, theirs = other.scores["elpd"][name], found.scores["elpd"][name]
+        assert ours.standard_error == pytest.approx(theirs.standard_error, abs=1e-10)
+
+
+def test_sizes_of_groups_alone_are_no_error():
+    """Groups of equal observations in different numbers: the sum is not in doubt."""
+    groups = np.array([0, 1, 1, 1, 2, 2])
+    assert elpd_error(np.full(6, -2.0), np.ones(4), groups) == pytest.approx(0, abs=1e-12)
+
+
 def test_noise_is_called_noise():
     pairs = {"one": (model, normal(MEAN, SD)), "same": (model, normal(MEAN + 1e-4, SD))}
     found = compare_guides(pairs, model_args=TRAIN, held_out=[TEST], num_samples=S)
@@ -164,9 +244,9 @@ def test_a_clear_difference_is_not_noise(found):
 def test_text_is_a_table(found):
     lines = str(found).splitlines()
     assert lines[0].startswith("3 guides by elpd, 40 draws (seed 4), nats")
-    assert lines[2].split()[:4] == ["guide", "elpd", "±", "difference"]
+    assert lines[2].split()[:5] == ["guide", "elpd", "bias", "±", "difference"]
     assert [line.split()[0] for line in lines[3:6]] == list(found.names)
-    assert lines[3].split()[3:5] == ["-", "-"]
+    assert lines[3].split()[4:6] == ["-", "-"]
     assert "30 held-out observations, taken for independent" in lines[-1]
 
 
@@ -216,6 +296,19 @@ ONE = partial(dict, one=PAIRS["wide"])
         (PAIRS, {"elbo": False, "by": "elbo"}, ValueError, "got 'elbo'."),
         (PAIRS, {"num_samples": 1}, ValueError, "Expected num_samples of at least 2, got 1."),
         (PAIRS, {"held_out": [points(1)]}, ValueError, "Expected held-out data of at least 2 obs"),
+        (PAIRS, {"group": [1, 2]}, ValueError, "Expected held_out= beside group=, the labels of"),
+        (
+            PAIRS,
+            {"held_out": [TEST], "group": [1, 2]},
+            ValueError,
+            "Expected group of shape (30,), a label for each held-out observation, got (2,).",
+        ),
+        (
+            PAIRS,
+            {"held_out": [TEST], "group": [1] * 30},
+            ValueError,
+            "Expected held-out data of at least 2 groups, got 1.",
+        ),
         (PAIRS, {"held_out": []}, ValueError, "Expected held-out data of at least one batch"),
         (
             ONE(b=(other_count, normal(0.0, 1.0))),

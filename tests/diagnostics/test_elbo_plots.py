@@ -45,7 +45,7 @@ def lines(ax):
 
 
 def test_lines_are_the_elbo_and_its_parts(ax):
-    assert plot_elbo_parts(ax, history()) is ax
+    assert plot_elbo_parts(history(), ax=ax) is ax
     drawn = lines(ax)
     assert list(drawn) == ["ELBO", "expected log-likelihood", "−KL"]
     np.testing.assert_allclose(drawn["ELBO"].get_ydata(), EXPECTED - KL)
@@ -56,7 +56,7 @@ def test_lines_are_the_elbo_and_its_parts(ax):
 
 
 def test_window_skip_and_relative(ax):
-    plot_elbo_parts(ax, history(), window=2, skip=1, relative=True)
+    plot_elbo_parts(history(), window=2, skip=1, relative=True, ax=ax)
     elbo, expected, kl = ax.lines
     np.testing.assert_array_equal(elbo.get_xdata(), [2, 3, 4, 5])
     mean = (EXPECTED[1:-1] + EXPECTED[2:]) / 2
@@ -85,7 +85,7 @@ def exported():
 @pytest.mark.parametrize("form", ["container", "group"])
 def test_an_export_draws_what_the_result_draws(ax, exported, form):
     result, data, _ = exported
-    plot_elbo_parts(ax, data if form == "container" else data["svi"])
+    plot_elbo_parts(data if form == "container" else data["svi"], ax=ax)
     drawn = lines(ax)
     np.testing.assert_allclose(drawn["ELBO"].get_ydata(), result.elbo)
     kl = np.sum(list(result.kl.values()), axis=0)
@@ -115,7 +115,7 @@ def without_parts():
 )
 def test_history_is_refused(ax, make, options, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        plot_elbo_parts(ax, make(), **options)
+        plot_elbo_parts(make(), ax=ax, **options)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def bars(ax):
 @pytest.mark.parametrize("per_weight", [False, True], ids=["total", "per weight"])
 @pytest.mark.parametrize("by", ["site", "layer"])
 def test_bars_are_the_parts(ax, anatomy, by, per_weight):
-    assert plot_kl_by_site(ax, anatomy, by=by, per_weight=per_weight) is ax
+    assert plot_kl_by_site(anatomy, by=by, per_weight=per_weight, ax=ax) is ax
     parts = anatomy.sites if by == "site" else anatomy.layers
     sizes = np.array([part.num_weights if per_weight else 1 for part in parts])
     drawn = bars(ax)
@@ -156,7 +156,7 @@ def test_bars_are_the_parts(ax, anatomy, by, per_weight):
 
 
 def test_without_the_constant_part(ax, anatomy):
-    plot_kl_by_site(ax, anatomy, constant=False)
+    plot_kl_by_site(anatomy, constant=False, ax=ax)
     drawn = bars(ax)
     assert list(drawn) == ["slab", "mask"]
     np.testing.assert_array_equal(drawn["slab"][0], 0)
@@ -174,7 +174,7 @@ def plain(y):
 
 def test_sampled_sites_have_one_bar_and_errors(ax):
     found = elbo_anatomy(plain, AutoNormal(plain), model_args=(torch.zeros(3),), num_samples=9)
-    plot_kl_by_site(ax, found)
+    plot_kl_by_site(found, ax=ax)
     drawn = bars(ax)
     assert list(drawn) == ["not split"]
     np.testing.assert_allclose(drawn["not split"][1], [site.kl.value for site in found.sites])
@@ -190,7 +190,7 @@ def test_an_unknown_constant_is_in_the_label(ax):
     model = vrnn.models.SequenceRegression(vrnn.nn.GRU(8, 4), 1)
     guide = vrnn.infer.AutoSpikeAndSlab(model, scale=0)
     batch = torch.randn(4, 5, 8), torch.randn(4, 1)
-    plot_kl_by_site(ax, elbo_anatomy(model, guide, model_args=batch, num_samples=2))
+    plot_kl_by_site(elbo_anatomy(model, guide, model_args=batch, num_samples=2), ax=ax)
     assert ax.get_yticklabels()[0].get_text() == "rnn.weight_ih_l0 (+ constant)"
 
 
@@ -200,9 +200,9 @@ def no_latents(y):
 
 def test_kl_is_refused(ax, anatomy):
     with pytest.raises(TypeError, match="Expected anatomy to be an ELBOAnatomy, got int"):
-        plot_kl_by_site(ax, 3)
+        plot_kl_by_site(3, ax=ax)
     with pytest.raises(ValueError, match="Expected by to be one of 'site', 'layer', got 'x'"):
-        plot_kl_by_site(ax, anatomy, by="x")
+        plot_kl_by_site(anatomy, by="x", ax=ax)
     empty = elbo_anatomy(no_latents, lambda y: None, model_args=(torch.zeros(3),), num_samples=2)
     with pytest.raises(ValueError, match="Expected an anatomy of at least one latent, got none"):
-        plot_kl_by_site(ax, empty)
+        plot_kl_by_site(empty, ax=ax)

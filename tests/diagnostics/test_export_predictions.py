@@ -156,6 +156,75 @@ def test_constant_data_are_the_arguments_that_are_no_observations(conjugate):
     assert list(data["constant_data"].data_vars) == ["x"]
 
 
+def shifted(x, y=None, extra=None):
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("obs", dist.Normal(w + x, 1.0), obs=y)
+
+
+def converted(x, y=None):
+    shifted(x, y.double())
+
+
+def named_as_its_site(target, obs):
+    shifted(target, obs.double())
+
+
+def one_ahead(series):
+    shifted(series[:-1], series[1:])
+
+
+def given_flat(x, y):
+    shifted(x, y.reshape(-1))
+
+
+VALUES = torch.arange(4.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "kept"),
+    [
+        (shifted, lambda: (VALUES, VALUES.clone()), ["x"]),
+        (shifted, lambda: (VALUES, VALUES), ["x"]),
+        (shifted, lambda: (VALUES, VALUES.clone(), VALUES.clone()), ["x", "extra"]),
+        (shifted, lambda: (torch.arange(5.0)[:-1], torch.arange(5.0)[1:]), ["x"]),
+        (shifted, lambda: (lambda s: (s[:-1], s[1:], s))(torch.arange(5.0)), ["x", "extra"]),
+        (converted, lambda: (VALUES, VALUES.clone()), ["x"]),
+        (named_as_its_site, lambda: (VALUES, VALUES.clone()), ["target"]),
+        (one_ahead, lambda: (VALUES,), ["series"]),
+        (given_flat, lambda: (VALUES, VALUES.reshape(2, 2)), ["x"]),
+    ],
+    ids=[
+        "equal", "one-tensor", "three-equal", "views", "series-and-views", "converted", "site-name",
+        "part", "reshaped",
+    ],
+)  # fmt: skip
+def test_constant_data_are_told_from_observations_by_identity(model, args, kept):
+    """Not by value: an input may equal the observations, or share their memory."""
+    given = args()
+    guide = AutoNormal(model)
+    data = from_pyro_svi(model, guide, model_args=given, num_samples=2, constant_data=True)
+    constant = data["constant_data"]
+    assert list(constant.data_vars) == kept
+    np.testing.assert_array_equal(constant[kept[0]].values, given[0].numpy())
+    assert data["observed_data"]["obs"].ndim == 1
+
+
+def test_a_networks_input_that_equals_its_observations_is_kept():
+    torch.manual_seed(0)
+    model = vrnn.models.LanguageModel(9, 4, 4)
+    guide = vrnn.infer.AutoSpikeAndSlab(model, scale=0.1)
+    ids = torch.zeros(3, 5, dtype=torch.long)
+    data = from_pyro_svi(
+        model,
+        guide,
+        model_args=(ids, ids, torch.tensor([5, 2, 3])),
+        num_samples=2,
+        constant_data=True,
+    )
+    assert list(data["constant_data"].data_vars) == ["x", "lengths"]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -32,7 +32,7 @@ def labels(ax):
 def test_bands_are_quantiles_and_the_line_is_the_median(ax, num_times):
     draws = np.arange(21.0)[:, None] + 100 * np.arange(num_times)  # (S, T)
     time = np.arange(num_times) + 0.5
-    assert plot_fan(ax, time, draws[3], draws, levels=(0.5, 0.9)) is ax
+    assert plot_fan(draws, time, draws[3], levels=(0.5, 0.9), ax=ax) is ax
     widest, narrow = ax.collections
     base = 100.0 * np.arange(num_times)
     np.testing.assert_allclose(band(widest), [base + 1, base + 19])
@@ -45,7 +45,7 @@ def test_bands_are_quantiles_and_the_line_is_the_median(ax, num_times):
 
 def test_narrower_bands_are_darker_and_named(ax):
     draws = np.random.default_rng(0).normal(size=(50, 3))
-    plot_fan(ax, range(3), draws[0], draws, levels=(0.5, 0.8, 0.95))
+    plot_fan(draws, range(3), draws[0], levels=(0.5, 0.8, 0.95), ax=ax)
     assert labels(ax) == ["95 % interval", "80 % interval", "50 % interval", "median", "observed"]
     shades = [collection.get_alpha() for collection in ax.collections]
     assert shades == sorted(shades)
@@ -53,14 +53,14 @@ def test_narrower_bands_are_darker_and_named(ax):
 
 
 def test_labels_are_the_callers(ax):
-    plot_fan(ax, [0, 1], None, np.zeros((2, 2)), xlabel="week", ylabel="CO2 (ppm)", title="Test")
+    plot_fan(np.zeros((2, 2)), [0, 1], xlabel="week", ylabel="CO2 (ppm)", title="Test", ax=ax)
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("week", "CO2 (ppm)", "Test")
     assert len(ax.lines) == 1
 
 
 def test_dates_and_missing_observations(ax):
     time = np.array(["2020-01-05", "2020-01-12", "2020-01-19"], dtype="datetime64[D]")
-    plot_fan(ax, time, [1.0, np.nan, 2.0], np.ones((4, 3)))
+    plot_fan(np.ones((4, 3)), time, [1.0, np.nan, 2.0], ax=ax)
     assert np.isnan(ax.lines[1].get_ydata()[1])
     ax.figure.canvas.draw()
 
@@ -78,16 +78,16 @@ def test_dates_and_missing_observations(ax):
 )
 def test_fan_refuses(ax, time, observed, draws, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        plot_fan(ax, time, observed, draws)
+        plot_fan(draws, time, observed, ax=ax)
 
 
 def test_fan_refuses_a_level(ax):
     with pytest.raises(ValueError, match=re.escape("Expected level in (0, 1), got 1.5.")):
-        plot_fan(ax, [0], None, [[0.0], [1.0]], levels=[1.5])
+        plot_fan([[0.0], [1.0]], [0], levels=[1.5], ax=ax)
 
 
 def test_elbo_and_its_running_mean(ax):
-    assert plot_elbo(ax, [-9.0, -4.0, -2.0, 0.0], window=2, skip=1) is ax
+    assert plot_elbo([-9.0, -4.0, -2.0, 0.0], window=2, skip=1, ax=ax) is ax
     steps, mean = ax.lines
     assert steps.get_xydata().tolist() == [[1, -4], [2, -2], [3, 0]]
     assert mean.get_xydata().tolist() == [[2, -3], [3, -1]]
@@ -106,4 +106,4 @@ def test_elbo_and_its_running_mean(ax):
 )
 def test_elbo_refuses(ax, elbo, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        plot_elbo(ax, elbo, **options)
+        plot_elbo(elbo, ax=ax, **options)

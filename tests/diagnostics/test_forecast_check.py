@@ -2,15 +2,19 @@ import re
 
 import arviz as az
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import xarray
+from pyro.infer.autoguide import AutoNormal
 
 import pyro_vrnn as vrnn
 from pyro_vrnn import scores
-from pyro_vrnn.diagnostics import check_forecasts
+from pyro_vrnn.diagnostics import check_forecasts, concat_runs
 from pyro_vrnn.infer import Prediction
 
+Z = 4.26
 IS_0 = int(az.__version__.split(".")[0]) < 1
 
 
@@ -57,7 +61,7 @@ def test_fields_are_the_scores(calibrated):
     np.testing.assert_allclose(check.crps.mean, scores.crps(y, draws).mean(axis=0), rtol=1e-12)
     lower, upper = scores.central_interval(draws, 0.8)
     part = check.intervals[0.8]
-    hits, width = scores.coverage(y, lower, upper), scores.width(lower, upper)
+    hits, width = scores.pit_coverage(u, 0.8), scores.width(lower, upper)
     expected = scores.interval_score(y, lower, upper, 0.8)
     np.testing.assert_allclose(part.coverage.mean, hits.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(part.width.mean, width.mean(axis=0), rtol=1e-12)
@@ -67,6 +71,27 @@ def test_fields_are_the_scores(calibrated):
     assert check.num_samples == 50
     own = scores.ecdf_band(40)
     assert check.pit_inside.tolist() == [own.contains(u[:, h]) for h in range(3)]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda rng, *shape: rng.normal(size=shape), lambda rng, *shape: rng.poisson(0.5, size=shape)],
+    ids=["normal", "counts"],
+)
+@pytest.mark.parametrize("level", [0.5, 0.9], ids=str)
+def test_coverage_of_a_calibrated_forecaster_is_the_level_with_few_draws(draw, level):
+    rng = np.random.default_rng(7)
+    draws, y = draw(rng, 20, 1_500, 2), draw(rng, 1_500, 2)
+    check = check_forecasts(draws, y, levels=(level,))
+    error = np.sqrt(level * (1 - level) / y.size)
+    got = check.intervals[level].coverage
+    assert abs(got.overall.mean - level) < Z * error
+    assert (abs(got.mean - level) < Z * error * np.sqrt(2)).all()
+    # Intervals between quantiles of 20 draws do not: too few of the normals, too many ties.
+    old = scores.coverage(y, *scores.central_interval(draws, level)).mean()
+    assert abs(old - level) > Z * error
+    at = check.coverage.levels.tolist().index(level)
+    assert check.coverage.coverage[at] == pytest.approx(got.overall.mean, abs=1e-12)
 
 
 def test_a_bias_at_one_horizon_is_found_there(calibrated):
@@ -231,3 +256,55 @@ def test_a_prediction_of_classes_is_sent_to_the_other_check():
     predicted = Prediction(num_samples=3, seed=0, strategy="loop", probs=torch.ones(4, 2) / 2)
     with pytest.raises(ValueError, match=r"Expected a Prediction of numbers, .*use check_classes"):
         check_forecasts(predicted, np.zeros((4, 1)))
+
+
+CLASSES = r"Expected 'obs' to hold numbers, got ids of classes or words: use check_classes\."
+
+
+def classification():
+    torch.manual_seed(0)
+    model = vrnn.models.SequenceClassification(vrnn.nn.GRU(2, 3), 4)
+    return model, (torch.randn(8, 4, 2), torch.arange(8) % 4)
+
+
+def language():
+    torch.manual_seed(0)
+    model = vrnn.models.LanguageModel(9, 4, 4)
+    return model, (torch.arange(40).reshape(8, 5) % 9, torch.arange(1, 41).reshape(8, 5) % 9)
+
+
+@pytest.mark.parametrize("make", [classification, language], ids=["classes", "words"])
+def test_exports_of_ids_are_sent_to_the_other_check(make):
+    model, args = make()
+    guide = vrnn.infer.AutoSpikeAndSlab(model, scale=0.1)
+    data = vrnn.from_pyro_svi(model, guide, model_args=args, num_samples=3)
+    with pytest.raises(ValueError, match=CLASSES):
+        check_forecasts(data)
+    with pytest.raises(ValueError, match=CLASSES):
+        check_forecasts(concat_runs([data, data]), args[1])
+
+
+@pytest.mark.parametrize("name", ["logits", "probs"])
+def test_ids_of_other_exports_are_told_by_their_probabilities(name):
+    draws, y = np.ones((2, 3, 8, 5), int), np.ones((8, 5), int)
+    dims = ("chain", "draw", "origin", "step")
+    variables = {"obs": (dims, draws), name: ((*dims, "class"), np.zeros((*draws.shape, 9)))}
+    made = {"observed_data": xarray.Dataset({"obs": (dims[2:], y)})}
+    with pytest.raises(ValueError, match=CLASSES):
+        check_forecasts(container({"posterior_predictive": xarray.Dataset(variables), **made}))
+    variables[name] = (dims, np.zeros(draws.shape))  # of counts, say: one for each
+    check_forecasts(container({"posterior_predictive": xarray.Dataset(variables), **made}))
+
+
+def counts(x, y=None):
+    rate = pyro.sample("rate", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("obs", dist.Poisson(rate * x), obs=y)
+
+
+def test_exports_of_counts_are_checked():
+    args = torch.ones(8), torch.arange(8.0)
+    guide = AutoNormal(counts)
+    data = vrnn.from_pyro_svi(counts, guide, model_args=args, num_samples=5)
+    assert "class_sites" not in data.attrs
+    assert check_forecasts(data).pit.shape == (8, 1)

@@ -46,6 +46,19 @@ def test_only_the_observed_site_is_drawn(data):
     pyplot.close("all")
 
 
+@pytest.mark.parametrize("group", ["posterior_predictive", "prior_predictive"])
+def test_given_axes_show_what_new_ones_do(data, group):
+    left, right = pyplot.figure().subplots(1, 2)
+    options = {"group": group, "num_samples": 10, **({"random_seed": 0} if IS_0 else {})}
+    assert plot_ppc(data, ax=right, **options) is right
+    new = plot_ppc(data, **options)
+    assert len(right.lines) == len(new.lines) > 0
+    for ours, theirs in zip(right.lines, new.lines, strict=True):
+        np.testing.assert_array_equal(ours.get_xydata(), theirs.get_xydata())
+    assert not left.has_data()
+    pyplot.close("all")
+
+
 def test_prior_predictive(data):
     assert isinstance(plot_ppc(data, group="prior_predictive", num_samples=5), Axes)
     pyplot.close("all")

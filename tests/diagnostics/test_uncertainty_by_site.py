@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +12,7 @@ import torch
 from pyro.nn import PyroModule
 
 import pyro_vrnn as vrnn
-from pyro_vrnn.diagnostics import uncertainty_by_site
+from pyro_vrnn.diagnostics import elbo_anatomy, uncertainty_by_site
 
 
 class Sum(PyroModule):
@@ -151,6 +154,47 @@ def test_names(by, names):
     assert found.without is None
 
 
+def test_layers_are_those_of_the_anatomy_and_of_the_export():
+    """The directions of a bidirectional net apart in all three."""
+    pyro.set_rng_seed(0)
+    model = vrnn.models.SequenceRegression(vrnn.nn.LSTM(8, 5, 2, bidirectional=True), 9)
+    guide = vrnn.infer.AutoSpikeAndSlab(model, scale=0.1)
+    args = torch.randn(4, 6, 8), torch.randn(4, 9)
+    guide(*args)
+    expected = ["rnn.l0", "rnn.l0_reverse", "rnn.l1", "rnn.l1_reverse", "head"]
+    found = uncertainty_by_site(model, guide, args[0], num_samples=4, by="layer")
+    assert list(found.names) == expected
+    anatomy = elbo_anatomy(model, guide, model_args=args, num_samples=2)
+    assert [layer.name for layer in anatomy.layers] == expected
+    data = vrnn.from_pyro_svi(model, guide, model_args=args, num_samples=2)
+    assert list(dict.fromkeys(data["sample_stats"]["layer"].values)) == expected
+    assert (found.variance.flatten(1).sum(1) > 0).all()
+
+
+def by_hand(x, y=None):
+    """Sites that are named otherwise than modules name them, and have records."""
+
+    def weight(name, shape, record):
+        fn = dist.Normal(x.new_zeros(()), 1.0).expand(shape).to_event(len(shape))
+        return pyro.sample(name, fn, infer={"weight_site": record})
+
+    w = weight("net.w_hh", (4, 4), vrnn.distributions.WeightSite("weight_hh", layer=1))
+    v = weight("net.weight", (1, 4), vrnn.distributions.WeightSite("linear"))
+    with pyro.plate("data", len(x)):
+        pyro.sample("obs", dist.Normal((x @ w @ v.T).squeeze(-1), 1.0), obs=y)
+
+
+def test_layers_of_other_names_are_the_same_in_tables_and_exports():
+    guide = vrnn.infer.AutoSpikeAndSlab(by_hand, scale=0.1)
+    args = torch.randn(4, 4), torch.randn(4)
+    anatomy = elbo_anatomy(by_hand, guide, model_args=args, num_samples=2)
+    data = vrnn.from_pyro_svi(by_hand, guide, model_args=args, num_samples=2)
+    layers = ["net.w_hh", "net"]
+    assert [layer.name for layer in anatomy.layers] == layers
+    assert data["sample_stats"]["layer"].values.tolist() == layers
+    assert data["sample_stats"]["weight_kind"].values.tolist() == ["weight_hh", "linear"]
+
+
 def test_noise_alone_makes_biases_parts():
     model, guide, x = regression(vrnn.nn.RNN, layers=1, scale={"bias": 0.1, "linear": 0.0},
                                  drop_prob=0.0)  # fmt: skip
@@ -184,6 +228,31 @@ def test_same_seed_and_generators_left_alone():
     assert torch.equal(one.variance, again.variance)
     assert not torch.equal(one.variance, other.variance)
     assert one.num_samples == 100
+
+
+def test_every_generator_is_given_back():
+    """Python's and NumPy's too, of which ``run`` may take numbers."""
+    model, guide, x = sums()
+
+    def noisy(network):
+        return network(x) + random.random() + np.random.random()  # noqa: NPY002
+
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1:3]  # noqa: NPY002
+    uncertainty_by_site(model, guide, x, num_samples=2, run=noisy)
+    assert random.getstate() == before[0]
+    now = np.random.get_state()[1:3]  # noqa: NPY002
+    assert (now[0] == before[1][0]).all()
+    assert now[1] == before[1][1]
+
+
+@pytest.mark.gpu
+def test_a_device_that_holds_no_weight_keeps_its_generator():
+    model, guide, x = sums()
+    state = torch.cuda.get_rng_state()
+    uncertainty_by_site(model, guide, x, num_samples=2)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(

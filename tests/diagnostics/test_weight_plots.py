@@ -38,7 +38,7 @@ def image(ax):
 def test_signal_to_noise_of_each_weight(ax):
     scale = torch.linspace(0.1, 2.0, 12).reshape(4, 3)
     q = SpikeAndSlab(LOC, scale, 0.25, block_shape=(4, 1))
-    assert plot_weight_map(ax, q) is ax
+    assert plot_weight_map(q, ax=ax) is ax
     np.testing.assert_allclose(image(ax), (LOC.abs() / scale).numpy(), rtol=1e-6)
     assert isinstance(ax.images[0].norm, LogNorm)
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("input", "output", "|m| / σ")
@@ -47,7 +47,7 @@ def test_signal_to_noise_of_each_weight(ax):
 
 def test_distance_of_each_block_is_over_all_of_it(ax):
     q = SpikeAndSlab(LOC, 0.5, 0.25, block_shape=(2, 1))
-    plot_weight_map(ax, q, what="distance", colorbar=False)
+    plot_weight_map(q, what="distance", colorbar=False, ax=ax)
     top, bottom = ((LOC[rows] / 0.5).square().sum(0).sqrt().numpy() for rows in ([0, 1], [2, 3]))
     np.testing.assert_allclose(image(ax), [top, top, bottom, bottom], rtol=1e-6)
     assert len(ax.figure.axes) == 1
@@ -57,19 +57,19 @@ def test_distance_of_each_block_is_over_all_of_it(ax):
                                   lambda p: BlockDropout(LOC, p, block_shape=(2, 1))],
                          ids=["noise", "limit"])  # fmt: skip
 def test_drop_probability_of_each_block(ax, make):
-    plot_weight_map(ax, make(DROP), what="drop_prob")
+    plot_weight_map(make(DROP), what="drop_prob", ax=ax)
     np.testing.assert_allclose(image(ax), DROP.repeat_interleave(2, 0).numpy(), rtol=1e-6)
     assert ax.images[0].get_clim() == (0, 1)
 
 
 def test_one_drop_probability_for_all(ax):
-    plot_weight_map(ax, SpikeAndSlab(LOC, 0.1, 0.25, block_shape=(4, 1)), what="drop_prob")
+    plot_weight_map(SpikeAndSlab(LOC, 0.1, 0.25, block_shape=(4, 1)), what="drop_prob", ax=ax)
     np.testing.assert_array_equal(image(ax), np.full((4, 3), 0.25))
 
 
 def test_gates_are_parted_and_named(ax):
     q = SpikeAndSlab(torch.ones(12, 3), 0.1, 0.25, block_shape=(3, 1))
-    plot_weight_map(ax, q, gates="ifgo")
+    plot_weight_map(q, gates="ifgo", ax=ax)
     assert [line.get_ydata()[0] for line in ax.lines] == [2.5, 5.5, 8.5]
     assert [t.get_text() for t in ax.get_yticklabels()] == list("ifgo")
     np.testing.assert_allclose(ax.get_yticks(), [1, 4, 7, 10])
@@ -77,7 +77,7 @@ def test_gates_are_parted_and_named(ax):
 
 def test_a_normal_and_a_bias(ax):
     q = dist.Normal(torch.tensor([1.0, -2.0, 0.0]), torch.tensor([0.5, 4.0, 1.0])).to_event(1)
-    plot_weight_map(ax, q)
+    plot_weight_map(q, ax=ax)
     np.testing.assert_allclose(image(ax), [[2.0], [0.5], [0.01]])  # no less than 0.01
 
 
@@ -86,7 +86,7 @@ def test_the_distribution_of_a_trained_guide(ax):
     guide = vrnn.infer.AutoSpikeAndSlab(model)
     guide(torch.zeros(2, 5, 8), torch.zeros(2, 1))
     q = guide.distribution("rnn.weight_hh_l0")
-    plot_weight_map(ax, q, gates="ifgo")
+    plot_weight_map(q, gates="ifgo", ax=ax)
     expected = (q.loc.abs() / 0.01).clamp(min=0.01).detach().numpy()
     np.testing.assert_allclose(image(ax), expected, rtol=1e-6)
 
@@ -125,7 +125,7 @@ Q = SpikeAndSlab(LOC, 0.1, 0.25, block_shape=(4, 1))
 )
 def test_map_is_refused(ax, q, options, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        plot_weight_map(ax, q, **options)
+        plot_weight_map(q, ax=ax, **options)
 
 
 # Norms.
@@ -179,7 +179,7 @@ def test_norms_of_a_network_under_sequence_scope():
 def test_forest_holds_medians_and_intervals(ax, rms):
     draws = np.arange(1.0, 102.0)
     norms = SiteNorms({"a": draws, "b": 2 * draws}, {"a": 3 * draws, "b": draws}, {"a": 4, "b": 1})
-    assert plot_site_norms(ax, norms, root_mean_square=rms) is ax
+    assert plot_site_norms(norms, root_mean_square=rms, ax=ax) is ax
     size = 2.0 if rms else 1.0
     dots = {line.get_label(): line for line in ax.lines}
     np.testing.assert_allclose(dots["posterior"].get_xdata(), [51 / size, 102])
@@ -212,4 +212,4 @@ def test_norms_are_refused(options, error, message):
 
 def test_forest_is_refused(ax):
     with pytest.raises(TypeError, match="Expected norms to be a SiteNorms, got dict"):
-        plot_site_norms(ax, {})
+        plot_site_norms({}, ax=ax)

@@ -14,7 +14,7 @@ import torch
 
 from pyro_vrnn.data.corpus import Corpus, read_corpus
 from pyro_vrnn.data.streams import StreamWindows
-from pyro_vrnn.experiments import compare, language_study, studies
+from pyro_vrnn.experiments import compare, language_study, studies, study_run
 from pyro_vrnn.experiments.language_study import first_lines, run_language
 from pyro_vrnn.experiments.sentiment_study import Ratings, run_sentiment
 from pyro_vrnn.experiments.study_config import CONFIGS, METHODS, LanguageConfig, find_config
@@ -124,7 +124,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_was_not(
 ) -> None:
     whole = run_language(study(tmp_path / "a", method), corpus)
     calls = []
-    real = language_study.EpochScores.__call__
+    real = study_run.EpochScores.__call__
 
     def crash(self: Any) -> Any:
         calls.append(0)
@@ -132,7 +132,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_was_not(
             raise RuntimeError("power cut")
         return real(self)
 
-    monkeypatch.setattr(language_study.EpochScores, "__call__", crash)
+    monkeypatch.setattr(study_run.EpochScores, "__call__", crash)
     with pytest.raises(RuntimeError, match="power cut"):
         run_language(study(tmp_path / "b", method), corpus)
     between = json.loads((tmp_path / "b" / "run.json").read_text())
@@ -325,3 +325,23 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         compare.read_runs([tmp_path / "x.json"])
     with pytest.raises(ValueError, match="Expected at least one run"):
         compare.read_runs([])
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_one_epoch_is_drawn_as_a_point(tmp_path: Path, corpus: Corpus, epochs: int) -> None:
+    from matplotlib.figure import Figure
+
+    found = run_language(study(tmp_path / "run", "none", num_epochs=epochs), corpus)
+    axes = Figure().subplots()
+    compare._draw_panel(axes, [found])
+    train = axes.lines[1]
+    assert list(train.get_ydata()) == compare.curves(found)["train"]
+    assert (train.get_marker() == "o") == (epochs == 1)
+    labels = [handle.get_label() for handle in compare._handles([found])]
+    assert (compare.ALONE in labels) == (epochs == 1)
+
+
+def test_a_picture_of_no_format(tmp_path: Path, corpus: Corpus) -> None:
+    found = run_language(study(tmp_path / "run", "none"), corpus)
+    with pytest.raises(ValueError, match=r"a picture that ends in one of .*\.png.*, got .*a\.xyz"):
+        compare.draw_curves([found], tmp_path / "a.xyz")

@@ -357,7 +357,7 @@ def test_observations_left_out_at_the_first_call():
     """They would count as a latent. The next call, with them, builds the guide."""
     model, x, y = small()
     guide = Guide(model)
-    with pytest.raises(ValueError, match=r"got 'obs': .* call the guide with the observations"):
+    with pytest.raises(ValueError, match=r"'obs' to be observed.*: is y missing\?"):
         guide(x)
     assert set(guide(x, y)) == set(guide.sites)
     assert len(guide.sites) == 6

@@ -501,6 +501,31 @@ def test_errors(options, message):
         quiet(model, guide, batches, num_epochs=1, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(callbacks=print), r"callbacks to be a list of functions, got <built-in function p"),
+        (dict(callbacks=[3]), r"callbacks to be a list of functions, got \[3\]"),
+        (dict(num_epochs=2.0), r"num_epochs to be a positive int, got 2\.0"),
+        (dict(num_epochs=None), r"num_epochs to be a positive int, got None"),
+    ],
+    ids=["one-callback", "no-function", "float", "none"],
+)
+def test_wrong_types(options, message):
+    model, guide, batches = problem()
+    with pytest.raises(TypeError, match=message):
+        quiet(model, guide, batches, **{"num_epochs": 1, **options})
+
+
+def test_integers_of_numpy(tmp_path):
+    model, guide, batches = problem()
+    result = quiet(
+        model, guide, batches, num_epochs=np.int64(1), accumulate=np.int64(2),
+        checkpoint_dir=tmp_path, checkpoint_every=np.int64(1),
+    )  # fmt: skip
+    assert len(result.loss) == 2
+
+
 def test_a_dataset_needs_a_batch_size():
     model, guide, batches = problem()
     data = torch.utils.data.TensorDataset(*batches[0])

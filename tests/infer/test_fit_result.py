@@ -6,13 +6,14 @@ import math
 
 import pytest
 
-from pyro_vrnn.infer import fit_result
-from pyro_vrnn.infer.fit_result import Columns, FitResult
+from pyro_vrnn.infer import _columns
+from pyro_vrnn.infer._columns import Columns
+from pyro_vrnn.infer.fit_result import FitResult
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(fit_result, "BLOCK", 3)
+    monkeypatch.setattr(_columns, "BLOCK", 3)
 
 
 def filled(rows):
@@ -41,7 +42,7 @@ def test_a_late_column_is_open_before(rows):
 @pytest.mark.parametrize("rows", [0, 2, 3, 5, 7])
 def test_columns_are_loaded_and_go_on(rows):
     twin = Columns()
-    twin.load(filled(rows).tensors())
+    twin.load(filled(rows).part())
     for k in range(rows, 9):
         twin.append({"a": float(k), **({"late": -float(k)} if k >= 4 else {})})
     whole = filled(9)
@@ -61,3 +62,13 @@ def test_a_result_is_stored_and_loaded():
     assert (twin.validation, twin.epoch_loss) == ({"nll": [0.5]}, [2.0])
     assert twin.skipped == [[0, 1]]
     assert twin.kl_weight == []
+
+
+def test_the_elbo_is_the_same_whatever_the_order_of_the_sites():
+    sites = {"kl.b": 0.3, "kl.a": 0.2, "kl.c": 0.1}  # (0.3 + 0.2) + 0.1 < (0.1 + 0.3) + 0.2
+    result, twin = FitResult(), FitResult()
+    result.steps.append({"loss": 1.0, "expected_log_likelihood": 0.0, "kl_weight": 0.5, **sites})
+    tensors, facts = result.state()
+    twin.load_state(dict(sorted(tensors.items(), reverse=True)), facts)
+    assert list(twin.kl) == ["c", "b", "a"]
+    assert twin.elbo == result.elbo

@@ -392,9 +392,12 @@ def test_names_in_a_mapping(options, message):
 
 
 def test_an_observation_taken_for_a_weight_is_named_as_such():
-    model, x, _ = small()
+    def model(y=None):
+        with pyro.plate("data", 3):
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
     with pytest.raises(ValueError, match=r"If it is an observation, call the guide with the obs"):
-        AutoMeanFieldNormal(model)(x)
+        AutoMeanFieldNormal(model)()
 
 
 def test_names_of_alpha_are_checked():

@@ -1,16 +1,19 @@
-"""The unrolled path against the reference, values and gradients, and which path is taken."""
+"""The fast paths against the reference, values and gradients, and which path is taken."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 
 import pytest
 import torch
 
-from pyro_vrnn.ops import gemm, unrolled
+from pyro_vrnn.ops import gemm, unrolled_layer
 from pyro_vrnn.ops import recurrent as module
 from pyro_vrnn.ops.cells import GATES
+from pyro_vrnn.ops.compiled_steps import CompiledSteps
+from pyro_vrnn.ops.layer_steps import PlainSteps
 from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
 from pyro_vrnn.ops.weights import MaskedWeight
 
@@ -20,6 +23,16 @@ KINDS = (
     "particles", "particles of hh", "particles of x",
 )  # fmt: skip
 modes = pytest.mark.parametrize("mode", list(GATES))
+
+
+@pytest.fixture(params=["unrolled", "compiled"])
+def path(request):
+    """Where a test names a device too, see there."""
+    if request.param == "compiled" and shutil.which("cc") is None:
+        pytest.skip("no C compiler on this machine")
+    if request.param == "compiled" and request.node.callspec.params.get("device", "cpu") != "cpu":
+        pytest.skip("compiled code runs on the CPU")
+    return request.param
 
 
 class Case:
@@ -99,31 +112,31 @@ def assert_equal(found, expected, dtype):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * scale)
 
 
-def compare(case, dtype, lengths=None):
-    values, grads = case.run("unrolled", lengths)
+def compare(path, case, dtype, lengths=None):
+    values, grads = case.run(path, lengths)
     expected, expected_grads = case.run("reference", lengths)
     assert_equal(values, expected, dtype)
     assert_equal(grads, expected_grads, dtype)
     with torch.no_grad():
-        assert_equal(case.forward("unrolled", lengths), expected, dtype)
+        assert_equal(case.forward(path, lengths), expected, dtype)
 
 
 @modes
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lengths", [None, [2, 5, 3]], ids=["full", "lengths"])
 @pytest.mark.parametrize("stack", [(1, False), (2, True)], ids=["one layer", "2 layers, 2 ways"])
-def test_values_and_gradients(mode, kind, lengths, stack, dtype, device):
+def test_values_and_gradients(mode, kind, lengths, stack, dtype, device, path):
     layers, two_way = stack
     lengths = None if lengths is None else torch.tensor(lengths)
     case = Case(mode, kind, dtype, layers=layers, two_way=two_way, noise=True, device=device)
-    compare(case, dtype, lengths)
+    compare(path, case, dtype, lengths)
 
 
 @modes
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("noise", [False, True], ids=["masks", "noise"])
-def test_without_biases(mode, kind, noise):
-    compare(Case(mode, kind, bias=False, noise=noise), torch.float64)
+def test_without_biases(mode, kind, noise, path):
+    compare(path, Case(mode, kind, bias=False, noise=noise), torch.float64)
 
 
 SIZES = {  # T, N, D, H, S
@@ -134,8 +147,8 @@ SIZES = {  # T, N, D, H, S
 @modes
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_sizes(mode, kind, sizes):
-    compare(Case(mode, kind, sizes=sizes), torch.float64)
+def test_sizes(mode, kind, sizes, path):
+    compare(path, Case(mode, kind, sizes=sizes), torch.float64)
 
 
 @modes
@@ -146,7 +159,7 @@ def test_products_by_onednn(mode, kind, noise, lengths, monkeypatch):
     """At the sizes of these tests they would go to torch's products."""
     monkeypatch.setattr(gemm, "_WORTH", 0)
     lengths = None if lengths is None else torch.tensor(lengths)
-    compare(Case(mode, kind, torch.float32, noise=noise), torch.float32, lengths)
+    compare("unrolled", Case(mode, kind, torch.float32, noise=noise), torch.float32, lengths)
 
 
 @modes
@@ -156,16 +169,18 @@ def test_sequences_that_end_one_by_one(mode, kind, worth, monkeypatch):
     """Products of a step have one of four numbers of rows, at or above that of what still runs."""
     monkeypatch.setattr(gemm, "_WORTH", worth)
     case = Case(mode, kind, torch.float32, noise=True, sizes=(9, 9, 4, 6, 2), two_way=True)
-    compare(case, torch.float32, torch.tensor([3, 9, 1, 7, 5, 2, 8, 6, 4]))
+    compare("unrolled", case, torch.float32, torch.tensor([3, 9, 1, 7, 5, 2, 8, 6, 4]))
 
 
 @modes
 @pytest.mark.parametrize("kind", ["untied", "particles"])
-def test_windows_of_steps(mode, kind, monkeypatch):
+def test_windows_of_steps(mode, kind, monkeypatch, path):
     """Two steps at a time, forward and backward: each weight gradient is a sum of windows."""
-    monkeypatch.setattr(unrolled, "_PIECE", (3, 2**20))
-    monkeypatch.setattr(unrolled, "_WINDOW", (6, 2**20))
-    compare(Case(mode, kind, two_way=True, noise=True), torch.float64, torch.tensor([2, 5, 3]))
+    monkeypatch.setattr(unrolled_layer, "_PIECE", (3, 2**20))
+    monkeypatch.setattr(unrolled_layer, "_WINDOW", (6, 2**20))
+    compare(
+        path, Case(mode, kind, two_way=True, noise=True), torch.float64, torch.tensor([2, 5, 3])
+    )
 
 
 @modes
@@ -185,25 +200,25 @@ def test_a_mask_is_a_weight_for_each_sequence(mode):
 
 
 @modes
-def test_masks_drop_columns_not_rows(mode):
+def test_masks_drop_columns_not_rows(mode, path):
     """A dropped column of weight_hh for all gates hides that unit of h (not what a GRU carries)."""
     case = Case(mode, "untied")
     weight = case.weights[0].weight_hh
     weight.mask[:, :, 2] = 0
-    case.forward("unrolled")[0][0].sum().backward()
+    case.forward(path)[0][0].sum().backward()
     assert (weight.loc.grad[:, 2] == 0).all()
     assert (weight.loc.grad[:, 1] != 0).any()
 
 
 @modes
-def test_a_masked_unit_is_not_heard(mode):
+def test_a_masked_unit_is_not_heard(mode, path):
     """An all-zero mask column of weight_hh: what that unit of h holds at first changes nothing."""
     case = Case(mode, "untied", sizes=(1, 3, 4, 6, 2))
     case.weights[0].weight_hh.mask[:, :, 2] = 0
-    first = case.forward("unrolled")[0]
+    first = case.forward(path)[0]
     with torch.no_grad():
         case.state[0][..., 2] += 1
-    changed = (case.forward("unrolled")[0] - first).abs().amax((0, 1)) > 0
+    changed = (case.forward(path)[0] - first).abs().amax((0, 1)) > 0
     assert changed.tolist() == [mode == "GRU" and unit == 2 for unit in range(6)]
 
 
@@ -228,39 +243,70 @@ def test_padding_may_hold_nan():
     assert all(torch.isfinite(g).all() for g in grads)
 
 
-@pytest.mark.parametrize(
-    ("kind", "path"), [("untied", "unrolled"), ("particles", "unrolled"), ("plain", "fused")]
-)
-def test_auto_takes_the_fast_path_and_logs_it_once(kind, path, monkeypatch, caplog):
-    taken = []
-    for name in ("run_unrolled", "run_fused", "run_reference"):
-        original = getattr(module, name)
+SPIES = {
+    "reference": (module, "run_reference"),
+    "fused": (module, "run_fused"),
+    "unrolled": (PlainSteps, "forward"),
+    "compiled": (CompiledSteps, "forward"),
+}
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The paths that were taken, in turn."""
+    names = []
+    for name, (owner, function) in SPIES.items():
+        original = getattr(owner, function)
 
         def spy(*args, name=name, original=original, **kwargs):
-            taken.append(name)
+            names.append(name)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(module, name, spy)
+        monkeypatch.setattr(owner, function, spy)
     module._log_path.cache_clear()
+    return names
+
+
+@pytest.mark.parametrize(
+    ("kind", "fast"), [("untied", "compiled"), ("particles", "compiled"), ("plain", "fused")]
+)
+def test_auto_takes_the_fast_path_and_logs_it_once(kind, fast, taken, caplog):
+    if shutil.which("cc") is None and fast == "compiled":
+        pytest.skip("no C compiler on this machine")
     case = Case("LSTM", kind)
     with caplog.at_level(logging.INFO, logger=module.__name__):
         case.forward("auto")
         case.forward("auto")
-    assert taken == [f"run_{path}"] * 2
-    assert [f"the {path} path" in r.getMessage() for r in caplog.records] == [True]
+    assert taken == [fast] * 2
+    assert [r.getMessage().endswith(f"the {fast} path") for r in caplog.records] == [True]
+
+
+def test_auto_does_without_compiled_code_and_says_why(taken, caplog, monkeypatch):
+    monkeypatch.setattr(module, "why_not", lambda device, dtype: "found no C compiler")
+    with caplog.at_level(logging.INFO, logger=module.__name__):
+        Case("LSTM", "untied").forward("auto")
+    assert taken == ["unrolled"]
+    assert "unrolled path (no compiled code: found no C compiler)" in caplog.text
+    with pytest.raises(RuntimeError, match=r"Expected compiled code .*: found no C compiler"):
+        Case("LSTM", "untied").forward("compiled")
+
+
+def test_a_path_that_is_asked_for_is_taken(path, taken):
+    Case("GRU", "tied").forward(path)
+    assert taken == [path]
 
 
 @modes
-def test_a_graph_that_is_kept_gives_the_same_gradients_again(mode):
+def test_a_graph_that_is_kept_gives_the_same_gradients_again(mode, path):
     case = Case(mode, "untied", noise=True)
-    loss = case.forward("unrolled")[0].square().sum()
+    loss = case.forward(path)[0].square().sum()
     first = torch.autograd.grad(loss, case.leaves, retain_graph=True, allow_unused=True)
     second = torch.autograd.grad(loss, case.leaves, allow_unused=True)
     assert all(a is b or torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_outputs_changed_in_place_are_noticed():
-    output = (case := Case("LSTM", "untied")).forward("unrolled")[0]
+def test_outputs_changed_in_place_are_noticed(path):
+    output = (case := Case("LSTM", "untied")).forward(path)[0]
     loss = output.sum()
     with torch.no_grad():
         output.mul_(2)
@@ -269,17 +315,17 @@ def test_outputs_changed_in_place_are_noticed():
 
 
 @modes
-def test_gradients_that_come_in_are_not_written_over(mode):
+def test_gradients_that_come_in_are_not_written_over(mode, path):
     case = Case(mode, "untied")
-    found = case.forward("unrolled")
+    found = case.forward(path)
     given = [torch.ones_like(f) for f in found]
     torch.autograd.grad(found, case.leaves, given, allow_unused=True)
     assert all((g == 1).all() for g in given)
 
 
-def test_second_derivatives_are_refused():
+def test_second_derivatives_are_refused(path):
     case = Case("LSTM", "untied")
-    loss = case.forward("unrolled")[0].square().sum()
+    loss = case.forward(path)[0].square().sum()
     with pytest.raises(NotImplementedError, match=r"Expected one differentiation .*'reference'"):
         torch.autograd.grad(loss, case.x, create_graph=True)
     loss = case.forward("reference")[0].square().sum()
@@ -287,11 +333,11 @@ def test_second_derivatives_are_refused():
     assert torch.isfinite(torch.autograd.grad(grad.square().sum(), case.x)[0]).all()
 
 
-def test_autocast_runs_in_the_weights_dtype():
+def test_autocast_runs_in_the_weights_dtype(path):
     case = Case("LSTM", "untied", torch.float32)
-    expected, grads = case.run("unrolled")
+    expected, grads = case.run(path)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, again = case.run("unrolled")
+        found, again = case.run(path)
     assert_equal(found, expected, torch.float32)
     assert_equal(again, grads, torch.float32)
 

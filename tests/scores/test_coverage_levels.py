@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyro_vrnn.scores import central_interval, coverage, coverage_curve, pit
+from pyro_vrnn.scores import central_interval, coverage, coverage_curve, pit, pit_coverage
 
 Z = 4.26
 
@@ -13,6 +13,14 @@ def test_coverage_is_that_of_the_draws_own_intervals():
     expected = [coverage(y, *central_interval(draws, level)).mean() for level in (0.3, 0.8)]
     # One value in 300 may lie between the rank's middle and the quantile.
     np.testing.assert_allclose(got.coverage, expected, rtol=0, atol=1 / 300 + 1e-12)
+
+
+def test_coverage_at_a_level_is_the_curve_there():
+    u = np.concatenate([np.random.default_rng(5).random(197), [0.05, 0.25, 0.95]])[:, None]
+    curve = coverage_curve(u, levels=[0.5, 0.9])
+    got = [pit_coverage(u, level).mean() for level in (0.5, 0.9)]
+    np.testing.assert_array_equal(got, curve.coverage)
+    assert pit_coverage(u, 0.9)[-3:].tolist() == [[1.0], [1.0], [1.0]]  # both ends count
 
 
 def test_calibrated_curve_is_in_its_band_at_the_rate_and_overconfident_is_not():
@@ -65,3 +73,16 @@ def test_a_bias_hides_in_the_curve():
 def test_curve_refuses(pit, levels, message):
     with pytest.raises(ValueError, match=message):
         coverage_curve(pit, levels=levels)
+
+
+@pytest.mark.parametrize(
+    ("u", "level", "message"),
+    [
+        ([-0.1], 0.5, r"Expected pit in \[0, 1\], got -0\.1\."),
+        ([0.5], 1.0, r"Expected level in \(0, 1\), got 1\.0\."),
+    ],
+    ids=["below", "level"],
+)
+def test_pit_coverage_refuses(u, level, message):
+    with pytest.raises(ValueError, match=message):
+        pit_coverage(u, level)

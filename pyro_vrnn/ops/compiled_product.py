@@ -1,0 +1,169 @@
+"""Products for all steps at once in compiled code, ``csrc/products.c``: masks and noise in."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from pyro_vrnn.ops.compiled import call, functions, pack, pointer
+from pyro_vrnn.ops.products import WeightGrads
+from pyro_vrnn.ops.spanned import SpannedNoise
+from pyro_vrnn.ops.weights import MaskedWeight
+
+
+class _Product(ctypes.Structure):
+    """``Product`` of the C code."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("rows", "sequences", "columns", "width")),
+        *((name, ctypes.c_long) for name in ("groups", "threads")),
+        *((name, ctypes.c_void_p) for name in ("mask", "x", "gates", "loc", "noise", "bias")),
+        *((name, ctypes.c_void_p) for name in ("for_x", "for_loc", "for_noise")),
+        *((name, ctypes.c_long) for name in ("particles", "next_x", "next_gates", "next_loc")),
+        *((name, ctypes.c_long) for name in ("next_bias", "next_for_x")),
+    ]
+
+
+class CompiledProduct:
+    """As :class:`~pyro_vrnn.ops.products.MaskedProduct`, without the products of single steps."""
+
+    def __init__(self, weight: Tensor | MaskedWeight) -> None:
+        masked = weight if isinstance(weight, MaskedWeight) else None
+        self._loc = weight.loc if isinstance(weight, MaskedWeight) else weight
+        self.noise = None if masked is None else masked.noise
+        assert not isinstance(self.noise, SpannedNoise)
+        mask = None if masked is None else masked.mask
+        self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
+        self._parts = 1 if mask is None else mask.shape[1]
+        self._lib = functions(self._loc.dtype)
+        assert self._lib.vrnn_product_size() == ctypes.sizeof(_Product)
+        self._packed: dict[bool, tuple[Tensor, Tensor | None]] = {}
+
+    def fill(
+        self,
+        x: Tensor,  # (t, N, D)
+        out: Tensor,  # (t, N, G*H), contiguous; written over
+        bias: Tensor | None,  # (G*H,)
+    ) -> None:
+        """Write the product for all steps."""
+        x = x.contiguous()
+        product = self._product(x, out)
+        product.loc, product.noise = self._weights(transposed=False)
+        product.x, product.bias = x.data_ptr(), pointer(bias)
+        call(self._lib.vrnn_fill, product)
+
+    def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (t, N, G*H), (t, N, D)
+        """Write the input's gradient from the rows' for all steps; both are contiguous."""
+        product = self._product(out, rows)
+        product.loc, product.noise = self._weights(transposed=True)
+        product.for_x = out.data_ptr()
+        call(self._lib.vrnn_input_grad, product)
+
+    @staticmethod
+    def left_factor(rows: Tensor) -> Tensor:  # (t, N, G*H)
+        """Return what :meth:`weight_grad` takes: the rows as they are."""
+        return rows
+
+    def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:  # (t, N, D)
+        """Return the gradients of loc and noise, from products over all steps."""
+        x = x.contiguous()
+        loc = torch.empty_like(self._loc, memory_format=torch.contiguous_format)
+        noise = torch.empty_like(loc) if noise_too else None
+        product = self._product(x, left)
+        product.x, product.for_loc, product.for_noise = x.data_ptr(), loc.data_ptr(), pointer(noise)
+        call(self._lib.vrnn_weight_grad, product)
+        return loc, noise
+
+    def release(self) -> None:
+        """Give back the packed weights."""
+        self._packed.clear()
+
+    def _product(self, x: Tensor, rows: Tensor) -> _Product:
+        num_steps, num_sequences, columns = x.shape
+        return _Product(
+            rows=num_steps * num_sequences,
+            sequences=num_sequences,
+            columns=columns,
+            width=rows.shape[-1],
+            groups=0 if self.mask is None else len(self.mask),
+            threads=torch.get_num_threads(),
+            mask=pointer(self.mask),
+            gates=rows.data_ptr(),
+        )
+
+    def _weights(self, *, transposed: bool) -> tuple[int, int | None]:
+        """Return where loc and noise are, packed for the first of the windows."""
+        if transposed not in self._packed:
+            noise, parts = self.noise, 1 if transposed else self._parts
+            self._packed[transposed] = (
+                pack(self._loc, self._parts, transposed=transposed),
+                None if noise is None else pack(noise, parts, transposed=transposed),
+            )
+        loc, packed_noise = self._packed[transposed]
+        return loc.data_ptr(), pointer(packed_noise)
+
+
+class CompiledBatch:
+    """As :class:`~pyro_vrnn.ops.products.BatchedProduct`, for weights of each particle."""
+
+    def __init__(self, weight: Tensor) -> None:  # (S, F, D)
+        self._weight = weight.contiguous()
+        self._lib = functions(weight.dtype)
+
+    def fill(
+        self,
+        x: Tensor,  # (t, N, D) or (S, t, N, D)
+        out: Tensor,  # (S, t, N, F), contiguous; written over
+        bias: Tensor | None,  # (F,) or (S, F)
+    ) -> None:
+        """Write the product for all steps."""
+        bias = None if bias is None else bias.contiguous()
+        product = self._product(x, out)
+        product.bias = pointer(bias)
+        product.next_bias = bias.shape[-1] if bias is not None and bias.dim() == 2 else 0
+        call(self._lib.vrnn_fill, product)
+
+    def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (S, t, N, F)
+        """Write the input's gradient for all steps, (t, N, D) or (S, t, N, D)."""
+        each = rows.new_empty(*rows.shape[:-1], self._weight.shape[-1])
+        product = self._product(each, rows)
+        product.for_x, product.next_for_x = each.data_ptr(), each[0].numel()
+        call(self._lib.vrnn_input_grad, product)
+        out.copy_(each.sum(0) if out.dim() == 3 else each)
+
+    @staticmethod
+    def left_factor(rows: Tensor) -> Tensor:  # (S, t, N, F)
+        """Return what :meth:`weight_grad` takes: the rows as they are."""
+        return rows
+
+    def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:
+        """Return the weights' gradient, from one product a particle over all steps."""
+        grad = torch.empty_like(self._weight)
+        product = self._product(x, left)
+        product.for_loc = grad.data_ptr()
+        call(self._lib.vrnn_weight_grad, product)
+        return grad, None
+
+    def release(self) -> None:
+        """Do nothing: weights are packed when a particle's turn comes."""
+
+    def _product(self, x: Tensor, rows: Tensor) -> _Product:
+        x, rows_of_one = x.contiguous(), rows[0]
+        product = _Product(
+            rows=rows_of_one.shape[:-1].numel(),
+            sequences=rows.shape[-2],
+            columns=x.shape[-1],
+            width=rows.shape[-1],
+            threads=torch.get_num_threads(),
+            x=x.data_ptr(),
+            gates=rows.data_ptr(),
+            loc=self._weight.data_ptr(),
+            particles=len(self._weight),
+            next_x=x[0].numel() if x.dim() == 4 else 0,
+            next_gates=rows_of_one.numel(),
+            next_loc=self._weight[0].numel(),
+        )
+        product.held = x  # as long as the structure points to it
+        return product

@@ -1,0 +1,129 @@
+"""
+Build the C code of a folder's kernels once a machine, with its own compiler, and load it.
+
+Nothing is built when the package is installed: there is no wheel for each platform, and a machine
+without a compiler runs torch's operations. The library lies in a folder of the user's cache under a
+name that says what it was made from: source, flags, compiler and processor.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_SOURCES = sorted((Path(__file__).parent / "csrc").glob("*.[ch]"))
+_FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fwrapv", "-shared", "-fPIC")
+# Tried in turn: compilers differ in what they call this processor, and whether they know threads.
+_OPTIONS = (
+    ("-march=native", "-fopenmp"),
+    ("-mcpu=native", "-fopenmp"),
+    ("-march=native",),
+    ("-mcpu=native",),
+    (),
+)
+SWITCH = "PYRO_VRNN_COMPILE"
+
+
+class CannotCompileError(RuntimeError):
+    """There is no compiled library, and why."""
+
+
+@functools.cache
+def library(*defines: str) -> ctypes.CDLL:
+    """
+    Return the library, built if this is the first time on this machine.
+
+    :raises CannotCompileError: if there is no compiler, or it fails, or the environment variable
+        ``PYRO_VRNN_COMPILE`` is 0.
+    """
+    if os.environ.get(SWITCH, "1") == "0":
+        raise CannotCompileError(f"{SWITCH}=0")
+    compiler = _compiler()
+    name = f"steps-{_digest(compiler, defines)}.so"
+    errors = []
+    for folder in _folders():
+        try:
+            if not (folder / name).exists():
+                _build(compiler, defines, folder / name)
+            return ctypes.CDLL(str(folder / name))
+        except OSError as error:  # a folder that cannot be written, or runs no code
+            errors.append(str(error))
+    raise CannotCompileError("; ".join(errors))
+
+
+def _compiler() -> list[str]:
+    """Return the command, which may be several words, such as ``ccache gcc``."""
+    for command in (os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc", "gcc", "clang"):
+        words = shlex.split(command or "")
+        if words and shutil.which(words[0]):
+            return words
+    raise CannotCompileError("found no C compiler (CC, cc, gcc or clang)")
+
+
+def _digest(compiler: list[str], defines: tuple[str, ...]) -> str:
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    parts = (
+        *(path.read_bytes() for path in _SOURCES),
+        version,
+        repr((_FLAGS, _OPTIONS, defines)).encode(),
+        _machine(),
+    )
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _machine() -> bytes:
+    """Return what the processor is and can do: a home folder may be shared between machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    keys = ("model name", "flags", "Features", "CPU part")
+    known = sorted({line for line in lines if line.startswith(keys)})
+    names = (platform.platform(), platform.machine(), platform.processor())
+    return "\n".join([*names, *known]).encode()
+
+
+def _folders() -> Iterator[Path]:
+    """Yield where the library may lie: in the user's cache, or for this process only."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    yield Path(cache) / "pyro_vrnn"
+    yield _private()
+
+
+@functools.cache
+def _private() -> Path:
+    path = tempfile.mkdtemp(prefix="pyro_vrnn-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
+
+
+def _build(compiler: list[str], defines: tuple[str, ...], path: Path) -> None:
+    """Compile to a name of its own and move it in place: two processes may be at it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    message, sources = "", [str(path) for path in _SOURCES if path.suffix == ".c"]
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        for options in _OPTIONS:
+            define = [f"-D{name}" for name in defines]
+            command = [*compiler, *_FLAGS, *options, *define, *sources, "-o", str(made)]
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            if run.returncode == 0:
+                os.replace(made, path)
+                _log.info("compiled %s", path)
+                return
+            message = message or f"{' '.join(command)}\n{run.stderr}"
+    raise CannotCompileError(f"the compiler failed: {message}")

@@ -1,0 +1,274 @@
+/*
+The products of an unrolled layer with its weights for all steps at once, masks and noise in: what
+ops/products.py does by the library. And the packing of weights.
+
+Rows are steps and sequences, (t * N, columns); a mask (K, N, D) is for the sequence of a row and
+for one of K equal parts of the weight's rows.
+*/
+
+#include "tiles.h"
+
+#define DEPTH 128 /* rows whose products with a panel are summed while they are in the cache */
+
+/* The number of units in a panel. */
+long vrnn_width(void) { return WIDTH; }
+
+/* weight (parts * units, depth) -> (parts, panels of units, depth, WIDTH). */
+void vrnn_pack(const real *weight, real *out, long parts, long units, long depth, long threads) {
+    const long panels = num_panels(units);
+#pragma omp parallel for num_threads(threads) if (parts *units *depth > 100000)
+    for (long k = 0; k < parts * panels; k++) {
+        const long part = k / panels, panel = k % panels;
+        pack(
+            weight + part * units * depth, out + part * panels * depth * WIDTH, panel, panel + 1,
+            units, depth
+        );
+    }
+}
+
+/* weight (parts * depth, units) -> (parts, panels of units, depth, WIDTH). */
+void vrnn_pack_transposed(
+    const real *weight, real *out, long parts, long units, long depth, long threads
+) {
+    const long panels = num_panels(units);
+#pragma omp parallel for num_threads(threads) if (parts *units *depth > 100000)
+    for (long k = 0; k < parts * panels; k++) {
+        const long part = k / panels, panel = k % panels;
+        pack_transposed(
+            weight + part * depth * units, out + part * panels * depth * WIDTH, panel, panel + 1,
+            units, depth
+        );
+    }
+}
+
+typedef struct {
+    long rows, sequences, columns; /* of x, (rows, columns) */
+    long width;                    /* of the gates, (rows, width) */
+    long groups;                   /* masks of a sequence, 0 for none */
+    long threads;
+    const real *mask; /* (groups, sequences, columns) */
+    const real *x;
+    real *gates;
+    const real *loc, *noise; /* packed; noise may be null */
+    const real *bias;        /* (width,), or null */
+    real *for_x;             /* gradient of x */
+    real *for_loc;           /* (width, columns), and ... */
+    real *for_noise;         /* ... likewise, or null */
+    /* With particles: loc is not packed, and each of these is from one particle to the next. */
+    long particles, next_x, next_gates, next_loc, next_bias, next_for_x;
+} Product;
+
+static void multiply_mask(const Product *q, long group, long first, long count, real *out) {
+    for (long r = 0; r < count; r++) {
+        const real *x = q->x + (first + r) * q->columns;
+        const real *mask = q->mask + (group * q->sequences + (first + r) % q->sequences) * q->columns;
+        for (long j = 0; j < q->columns; j++) out[r * q->columns + j] = x[j] * mask[j];
+    }
+}
+
+/* gates = x W^T + bias, for some rows. */
+static void fill(const Product *q, long first, int count, real *masked, real *sums) {
+    const long groups = max_of(q->groups, 1), units = q->width / groups, depth = q->columns;
+    const long panels = num_panels(units);
+    const real *plain = q->x + first * depth;
+    for (long m = 0; m < groups; m++) {
+        if (q->groups) multiply_mask(q, m, first, count, masked);
+        for (long panel = 0; panel < panels; panel += 2) {
+            const int vectors = (int)min_of(2, panels - panel);
+            const long at = (m * panels + panel) * depth * WIDTH;
+            Part parts[2] = {{q->groups ? masked : plain, depth, q->loc + at, depth}};
+            if (q->noise) parts[1] = (Part){plain, depth, q->noise + at, depth};
+            times(count, vectors, parts, q->noise ? 2 : 1, sums);
+            for (int v = 0; v < vectors; v++) {
+                const long unit = (panel + v) * WIDTH, column = m * units + unit;
+                const int size = (int)min_of(WIDTH, units - unit);
+                const vec bias = q->bias ? load(q->bias + column, size) : (vec){0};
+                for (int r = 0; r < count; r++)
+                    store(
+                        q->gates + (first + r) * q->width + column,
+                        bias + *(const vec *)(sums + (2 * r + v) * WIDTH), size
+                    );
+            }
+        }
+    }
+}
+
+/* for_x = gates W, for some rows. */
+static void input_grad(const Product *q, long first, int count, real *total, real *sums) {
+    const long groups = max_of(q->groups, 1), depth = q->width / groups;
+    const long panels = num_panels(q->columns);
+    const real *gates = q->gates + first * q->width;
+    for (long panel = 0; panel < panels; panel += 2) {
+        const int vectors = (int)min_of(2, panels - panel);
+        memset(total, 0, count * 2 * WIDTH * sizeof(real));
+        if (q->noise) {
+            Part part = {gates, q->width, q->noise + panel * q->width * WIDTH, q->width};
+            times(count, vectors, &part, 1, total);
+        }
+        for (long m = 0; m < groups; m++) {
+            const real *loc = q->loc + (m * panels + panel) * depth * WIDTH;
+            Part part = {gates + m * depth, q->width, loc, depth};
+            times(count, vectors, &part, 1, sums);
+            for (int r = 0; r < count; r++)
+                for (int v = 0; v < vectors; v++) {
+                    const long unit = (panel + v) * WIDTH, place = (2 * r + v) * WIDTH;
+                    const int size = (int)min_of(WIDTH, q->columns - unit);
+                    vec term = *(const vec *)(sums + place);
+                    if (q->groups) {
+                        const long row = m * q->sequences + (first + r) % q->sequences;
+                        term *= load(q->mask + row * q->columns + unit, size);
+                    }
+                    *(vec *)(total + place) += term;
+                }
+        }
+        for (int r = 0; r < count; r++)
+            for (int v = 0; v < vectors; v++) {
+                const long unit = (panel + v) * WIDTH;
+                store(
+                    q->for_x + (first + r) * q->columns + unit,
+                    *(const vec *)(total + (2 * r + v) * WIDTH),
+                    (int)min_of(WIDTH, q->columns - unit)
+                );
+            }
+    }
+}
+
+/* Two panels of (masked) x, for some rows: (2, count, WIDTH). */
+static void take_panels(
+    const Product *q, long group, int masked, long panel, int vectors, long first, long count,
+    real *out
+) {
+    for (int v = 0; v < vectors; v++) {
+        const long unit = (panel + v) * WIDTH;
+        const int size = (int)min_of(WIDTH, q->columns - unit);
+        for (long r = 0; r < count; r++) {
+            vec x = load(q->x + (first + r) * q->columns + unit, size);
+            if (masked) {
+                const long row = group * q->sequences + (first + r) % q->sequences;
+                x *= load(q->mask + row * q->columns + unit, size);
+            }
+            *(vec *)(out + (v * count + r) * WIDTH) = x;
+        }
+    }
+}
+
+/* out = gates^T x, two panels of columns of one group: a tile sums over DEPTH rows at a time. */
+static void weight_grad(
+    const Product *q, real *out, long groups, long group, int masked, long panel, real *panels,
+    real *sums
+) {
+    const int vectors = (int)min_of(2, num_panels(q->columns) - panel);
+    const long units = q->width / groups;
+    for (long first = 0; first < q->rows; first += DEPTH) {
+        const long count = min_of(DEPTH, q->rows - first);
+        take_panels(q, group, masked, panel, vectors, first, count, panels);
+        for (long top = 0; top < units; top += CHUNK) {
+            const int size = (int)min_of(CHUNK, units - top);
+            const real *gates = q->gates + first * q->width + group * units + top;
+            Part part = {gates, q->width, panels, count};
+            product(1, size, vectors, &part, 1, sums);
+            for (int r = 0; r < size; r++)
+                for (int v = 0; v < vectors; v++) {
+                    const long unit = (panel + v) * WIDTH;
+                    const int columns = (int)min_of(WIDTH, q->columns - unit);
+                    real *place = out + (group * units + top + r) * q->columns + unit;
+                    vec sum = *(const vec *)(sums + (2 * r + v) * WIDTH);
+                    store(place, first ? sum + load(place, columns) : sum, columns);
+                }
+        }
+    }
+}
+
+typedef void Chunk(const Product *, long, int, real *, real *);
+
+static void run_chunk(const Product *q, Chunk *chunk, long c, long chunks, real *work, real *sums) {
+    const long first = q->rows * c / chunks, next = q->rows * (c + 1) / chunks;
+    chunk(q, first, (int)(next - first), work, sums);
+}
+
+/* The weight gradients of one particle: noise, whose products are the longest, and loc. */
+static long num_grads(const Product *q, long *of_noise) {
+    const long pairs = (num_panels(q->columns) + 1) / 2;
+    *of_noise = q->for_noise ? pairs : 0;
+    return *of_noise + (q->for_loc ? max_of(q->groups, 1) * pairs : 0);
+}
+
+static void run_grad(const Product *q, long k, real *panels, real *sums) {
+    const long pairs = (num_panels(q->columns) + 1) / 2, groups = max_of(q->groups, 1);
+    long of_noise;
+    num_grads(q, &of_noise);
+    if (k < of_noise)
+        weight_grad(q, q->for_noise, 1, 0, 0, 2 * k, panels, sums);
+    else {
+        const long group = (k - of_noise) / pairs, pair = (k - of_noise) % pairs;
+        weight_grad(q, q->for_loc, groups, group, q->groups > 0, 2 * pair, panels, sums);
+    }
+}
+
+static Product particle_of(const Product *q, long s) {
+    Product one = *q;
+    one.x += s * q->next_x;
+    one.gates += s * q->next_gates;
+    one.loc += s * q->next_loc;
+    one.bias += q->bias ? s * q->next_bias : 0;
+    one.for_x += q->for_x ? s * q->next_for_x : 0;
+    one.for_loc += q->for_loc ? s * q->next_loc : 0;
+    return one;
+}
+
+enum { FILL, INPUT_GRAD, WEIGHT_GRAD };
+
+/* Threads take chunks of rows, panels of a weight's gradient, or particles. */
+static int run_product(const Product *q, int what) {
+    int failed = 0;
+    long of_noise;
+    Chunk *chunk = what == FILL ? fill : input_grad;
+    const long chunks = (q->rows + CHUNK - 1) / CHUNK, grads = num_grads(q, &of_noise);
+    const long each = what == WEIGHT_GRAD ? grads : chunks;
+    const long tasks = q->particles ? q->particles : each;
+    const long units = what == FILL ? q->width : q->columns;
+    const long depth = what == FILL ? q->columns : q->width;
+    const long packed = q->particles && what != WEIGHT_GRAD ? num_panels(units) * WIDTH * depth : 0;
+    const long work_size = max_of(CHUNK * q->columns, max_of(CHUNK, DEPTH) * 2 * WIDTH);
+#pragma omp parallel num_threads(max_of(min_of(q->threads, tasks), 1))
+    {
+        real *work = memory(work_size), *sums = memory(CHUNK * 2 * WIDTH), *loc = memory(packed);
+        if (!work || !sums || !loc) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
+#pragma omp barrier
+#pragma omp for schedule(dynamic)
+        for (long k = 0; k < tasks; k++) {
+            if (__atomic_load_n(&failed, __ATOMIC_ACQUIRE)) continue;
+            if (!q->particles) {
+                if (what == WEIGHT_GRAD)
+                    run_grad(q, k, work, sums);
+                else
+                    run_chunk(q, chunk, k, chunks, work, sums);
+                continue;
+            }
+            Product one = particle_of(q, k);
+            if (packed) {
+                (what == FILL ? pack : pack_transposed)(
+                    one.loc, loc, 0, num_panels(units), units, depth
+                );
+                one.loc = loc;
+            }
+            for (long j = 0; j < each; j++)
+                if (what == WEIGHT_GRAD)
+                    run_grad(&one, j, work, sums);
+                else
+                    run_chunk(&one, chunk, j, chunks, work, sums);
+        }
+        free(work);
+        free(sums);
+        free(loc);
+    }
+    return failed;
+}
+
+int vrnn_fill(const Product *product) { return run_product(product, FILL); }
+
+int vrnn_input_grad(const Product *product) { return run_product(product, INPUT_GRAD); }
+
+int vrnn_weight_grad(const Product *product) { return run_product(product, WEIGHT_GRAD); }
+
+long vrnn_product_size(void) { return sizeof(Product); }

@@ -1,0 +1,380 @@
+/*
+The steps of one recurrent layer, forward and backward: what ops/cell_kernels.py does call by call,
+in one loop. Weights come packed in panels of one vector's width. Threads split the sequences, and
+where there are more threads than sequences to feed them, the hidden units, with one barrier a step.
+
+Built with products.c by ops/compiler.py, once for float and once with -DDOUBLE, for the machine it
+runs on.
+*/
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#include <sched.h>
+
+#include "functions.h"
+#include "tiles.h"
+
+#define MAX_GATES 4
+
+/* A layer. Sizes and strides count numbers, not bytes. */
+
+enum { RNN_TANH, RNN_RELU, LSTM, GRU };
+
+typedef struct {
+    long mode, gates, hidden, sequences, particles;
+    long start, stop, reverse; /* steps, in the order of time */
+    long groups;               /* masks of a sequence: 0, 1 or one for each gate */
+    long threads;
+    const long *active;    /* (T,) sequences still running, or null for all */
+    const real *loc;       /* packed if it is for all particles */
+    const real *noise;     /* packed, or null */
+    long particle_weights; /* from a particle's weights, not packed, to the next one's; or 0 */
+    const real *mask;      /* (groups, N, H) */
+    real *rows;            /* (S, t, N, G*H): pre-activations; backward their gradient */
+    long particle_rows;    /* from a particle's rows to the next one's */
+    real *kept;            /* (G, T or 1, S, N, H): activated gates */
+    long kept_gate, kept_step;
+    real *h;     /* (T+1, S, N, H) */
+    real *extra; /* LSTM: c, (T+1, S, N, H); GRU: W_hn h + b_hn, (T, S, N, H) */
+    long extra_step;
+    const real *bias_n; /* GRU: (H,) for each particle, or null */
+    long particle_bias;
+    const real *outputs; /* gradient, (T, S, N, H), or null */
+    real *inner;         /* GRU: (t, S, N, H) */
+    real *to_h, *to_c;   /* gradients of the state, (S, N, H) */
+} Layer;
+
+typedef struct {
+    long waiting, turn;
+    char apart[64 - 2 * sizeof(long)];
+} Barrier;
+
+/* What one thread does: some sequences, some panels of units, some particles. */
+typedef struct {
+    long first_row, last_row, first_panel, last_panel, first_particle, last_particle;
+    long sharers; /* threads that share these sequences */
+    Barrier *barrier;
+    real *masked; /* (groups, rows, H) */
+    real *gates;  /* (MAX_GATES + 1, CHUNK, 2 * WIDTH) */
+    real *packed; /* a particle's weights, those panels that this thread uses */
+} Share;
+
+static void meet(Share *share) {
+    if (share->sharers == 1) return;
+    Barrier *b = share->barrier;
+    long turn = __atomic_load_n(&b->turn, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&b->waiting, 1, __ATOMIC_ACQ_REL) == share->sharers) {
+        __atomic_store_n(&b->waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&b->turn, turn + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (long k = 0; __atomic_load_n(&b->turn, __ATOMIC_ACQUIRE) == turn; k++)
+        if (k > 10000) sched_yield(); /* more threads than processors */
+}
+
+/* How many of a share's sequences run at time t: the first ones. */
+static long running(const Layer *layer, const Share *share, long t) {
+    long n = layer->active ? layer->active[t] : layer->sequences;
+    return max_of(0, min_of(n, share->last_row) - share->first_row);
+}
+
+INLINE void cell_forward(
+    const Layer *q, const real *gates, const real *rows, long state, long unit, int count, long t,
+    long old, long new, long step, long particle
+) {
+    const long hidden = q->hidden;
+    real *h = q->h + state;
+    real *kept = q->kept + t * q->kept_step + state;
+    const long gate = (long)CHUNK * 2 * WIDTH;
+#define PRODUCT(K) (*(const vec *)(gates + (K) * gate))
+#define ROW(K) load(rows + (K) * hidden, count)
+#define KEEP(K, X) store(kept + (K) * q->kept_gate, X, count)
+    if (q->mode == LSTM) {
+        real *c = q->extra + state;
+        vec i = sigmoid(PRODUCT(0) + ROW(0)), f = sigmoid(PRODUCT(1) + ROW(1));
+        vec g = tanh_vec(PRODUCT(2) + ROW(2)), o = sigmoid(PRODUCT(3) + ROW(3));
+        vec cell = f * load(c + old * q->extra_step, count) + i * g;
+        KEEP(0, i), KEEP(1, f), KEEP(2, g), KEEP(3, o);
+        store(c + new * q->extra_step, cell, count);
+        store(h + new * step, o * tanh_vec(cell), count);
+    } else if (q->mode == GRU) {
+        vec r = sigmoid(PRODUCT(0) + ROW(0)), z = sigmoid(PRODUCT(1) + ROW(1));
+        vec inner = PRODUCT(2);
+        if (q->bias_n) inner += load(q->bias_n + particle * q->particle_bias + unit, count);
+        vec n = tanh_vec(ROW(2) + r * inner);
+        KEEP(0, r), KEEP(1, z), KEEP(2, n);
+        store(q->extra + t * q->extra_step + state, inner, count);
+        store(h + new * step, n + z * (load(h + old * step, count) - n), count);
+    } else {
+        vec x = PRODUCT(0) + ROW(0);
+        store(h + new * step, q->mode == RNN_RELU ? at_least(x, 0) : tanh_vec(x), count);
+    }
+#undef PRODUCT
+#undef ROW
+#undef KEEP
+}
+
+INLINE void cell_backward(
+    const Layer *q, real *rows, long state, int count, long t, long old, long new, long step
+) {
+    const long hidden = q->hidden;
+    const real *kept = q->kept + t * q->kept_step + state;
+    vec to_h = load(q->to_h + state, count);
+    if (q->outputs) to_h += load(q->outputs + t * step + state, count);
+#define KEPT(K) load(kept + (K) * q->kept_gate, count)
+#define PUT(K, X) store(rows + (K) * hidden, X, count)
+    if (q->mode == LSTM) {
+        const real *c = q->extra + state;
+        vec i = KEPT(0), f = KEPT(1), g = KEPT(2), o = KEPT(3);
+        vec squashed = tanh_vec(load(c + new * q->extra_step, count));
+        vec to_c = load(q->to_c + state, count) + to_h * o * (1 - squashed * squashed);
+        PUT(0, to_c * g * i * (1 - i));
+        PUT(1, to_c * load(c + old * q->extra_step, count) * f * (1 - f));
+        PUT(2, to_c * i * (1 - g * g));
+        PUT(3, to_h * squashed * o * (1 - o));
+        store(q->to_c + state, to_c * f, count);
+    } else if (q->mode == GRU) {
+        vec r = KEPT(0), z = KEPT(1), n = KEPT(2);
+        vec inner = to_h * (1 - z) * (1 - n * n);
+        store(q->inner + (t - q->start) * step + state, inner, count);
+        PUT(0, inner * load(q->extra + t * q->extra_step + state, count) * r * (1 - r));
+        PUT(1, to_h * (load(q->h + old * step + state, count) - n) * z * (1 - z));
+        PUT(2, inner * r);
+        store(q->to_h + state, to_h * z, count);
+    } else {
+        vec out = load(q->h + new * step + state, count);
+        vec one = 1 + (vec){0};
+        PUT(0, to_h * (q->mode == RNN_RELU ? choose(out > 0, one, 0 * one) : 1 - out * out));
+    }
+#undef KEPT
+#undef PUT
+}
+
+/* Where the steps of a particle stand. */
+typedef struct {
+    long t, old, new;
+} Step;
+
+static Step step_at(const Layer *q, long k, int backward) {
+    int from_end = backward ? !q->reverse : q->reverse;
+    long t = from_end ? q->stop - 1 - k : q->start + k;
+    return q->reverse ? (Step){t, t + 1, t} : (Step){t, t, t + 1};
+}
+
+/* Over a share's units, two vectors at a time, then one by one. */
+#define EACH_PAIR(PANEL) long PANEL = share->first_panel; PANEL < share->last_panel; PANEL += 2
+#define PAIR(PANEL) ((int)min_of(2, share->last_panel - (PANEL)))
+
+typedef void Pack(const real *, real *, long, long, long, long);
+
+static const real *weights_of(
+    const Layer *q, Share *share, long particle, long parts, long depth, Pack *lay_out
+) {
+    if (!q->particle_weights) return q->loc;
+    const real *weight = q->loc + particle * q->particle_weights;
+    const long size = num_panels(q->hidden) * depth * WIDTH;
+    for (long part = 0; part < parts; part++)
+        lay_out(
+            weight + part * q->hidden * depth, share->packed + part * size, share->first_panel,
+            share->last_panel, q->hidden, depth
+        );
+    return share->packed;
+}
+
+static void steps_forward(const Layer *q, Share *share, long particle) {
+    const long hidden = q->hidden, width = q->gates * hidden, panels = num_panels(hidden);
+    const long step = q->particles * q->sequences * hidden, first = share->first_row;
+    const long base = (particle * q->sequences + first) * hidden, num_rows = share->last_row - first;
+    const real *loc = weights_of(q, share, particle, q->gates, hidden, pack);
+    for (long k = 0; k < q->stop - q->start; k++) {
+        Step now = step_at(q, k, 0);
+        const long active = running(q, share, now.t);
+        const real *h = q->h + now.old * step + base;
+        for (long m = 0; m < q->groups; m++) {
+            const real *mask = q->mask + (m * q->sequences + first) * hidden;
+            real *masked = share->masked + m * num_rows * hidden;
+            for (long j = 0; j < active * hidden; j++) masked[j] = mask[j] * h[j];
+        }
+        real *rows = q->rows + particle * q->particle_rows;
+        rows += ((now.t - q->start) * q->sequences + first) * width;
+        for (long top = 0; top < active; top += CHUNK) {
+            const int chunk = (int)min_of(CHUNK, active - top);
+            for (EACH_PAIR(panel)) {
+                const int vectors = PAIR(panel);
+                for (long g = 0; g < q->gates; g++) {
+                    long m = q->groups > 1 ? g : 0, at = (g * panels + panel) * hidden * WIDTH;
+                    const real *x = q->groups ? share->masked + m * num_rows * hidden : h;
+                    Part parts[2] = {{x + top * hidden, hidden, loc + at, hidden}};
+                    if (q->noise)
+                        parts[1] = (Part){h + top * hidden, hidden, q->noise + at, hidden};
+                    times(
+                        chunk, vectors, parts, q->noise ? 2 : 1,
+                        share->gates + g * CHUNK * 2 * WIDTH
+                    );
+                }
+                for (int r = 0; r < chunk; r++) for (int v = 0; v < vectors; v++) {
+                    const long unit = (panel + v) * WIDTH;
+                    const int count = (int)min_of(WIDTH, hidden - unit);
+                    cell_forward(
+                        q, share->gates + (2 * r + v) * WIDTH, rows + (top + r) * width + unit,
+                        base + (top + r) * hidden + unit, unit, count, now.t, now.old, now.new,
+                        step, particle
+                    );
+                }
+            }
+        }
+        for (long r = active; r < num_rows; r++) { /* ended: the state stays */
+            const long unit = share->first_panel * WIDTH, state = base + r * hidden + unit;
+            const long units = min_of(share->last_panel * WIDTH, hidden) - unit;
+            memcpy(q->h + now.new * step + state, h + r * hidden + unit, units * sizeof(real));
+            if (q->mode == LSTM && q->extra_step)
+                memcpy(
+                    q->extra + now.new * q->extra_step + state,
+                    q->extra + now.old * q->extra_step + state, units * sizeof(real)
+                );
+        }
+        meet(share);
+    }
+}
+
+static void steps_backward(const Layer *q, Share *share, long particle) {
+    const long hidden = q->hidden, width = q->gates * hidden, panels = num_panels(hidden);
+    const long step = q->particles * q->sequences * hidden, first = share->first_row;
+    const long base = (particle * q->sequences + first) * hidden, num_rows = share->last_row - first;
+    const long parts = max_of(q->groups, 1), depth = width / parts;
+    const real *loc = weights_of(q, share, particle, parts, depth, pack_transposed);
+    for (long k = 0; k < q->stop - q->start; k++) {
+        Step now = step_at(q, k, 1);
+        const long active = running(q, share, now.t);
+        real *rows = q->rows + particle * q->particle_rows;
+        rows += ((now.t - q->start) * q->sequences + first) * width;
+        for (EACH_PAIR(panel)) {
+                const int vectors = PAIR(panel);
+            for (long r = 0; r < active; r++) for (int v = 0; v < vectors; v++) {
+                    const long unit = (panel + v) * WIDTH;
+                    const int count = (int)min_of(WIDTH, hidden - unit);
+                cell_backward(
+                    q, rows + r * width + unit, base + r * hidden + unit, count, now.t, now.old,
+                    now.new, step
+                );
+            }
+        }
+        for (long r = active; r < num_rows; r++) { /* ended: nothing from here */
+            const long unit = share->first_panel * WIDTH;
+            const long units = min_of(share->last_panel * WIDTH, hidden) - unit;
+            for (long g = 0; g < q->gates; g++)
+                memset(rows + r * width + g * hidden + unit, 0, units * sizeof(real));
+            if (q->mode == GRU)
+                memset(
+                    q->inner + (now.t - q->start) * step + base + r * hidden + unit, 0,
+                    units * sizeof(real)
+                );
+        }
+        meet(share);
+        for (long top = 0; top < active; top += CHUNK) {
+            const int chunk = (int)min_of(CHUNK, active - top);
+            const real *grads = rows + top * width;
+            for (EACH_PAIR(panel)) {
+                const int vectors = PAIR(panel);
+                for (long m = 0; m < parts; m++) {
+                    Part part = {
+                        grads + m * depth, width, loc + (m * panels + panel) * depth * WIDTH, depth
+                    };
+                    times(chunk, vectors, &part, 1, share->gates + m * CHUNK * 2 * WIDTH);
+                }
+                if (q->noise) {
+                    Part part = {grads, width, q->noise + panel * width * WIDTH, width};
+                    times(chunk, vectors, &part, 1, share->gates + parts * CHUNK * 2 * WIDTH);
+                }
+                for (int r = 0; r < chunk; r++) for (int v = 0; v < vectors; v++) {
+                    const long unit = (panel + v) * WIDTH;
+                    const int count = (int)min_of(WIDTH, hidden - unit);
+                    const real *of = share->gates + (2 * r + v) * WIDTH;
+                    const long row = first + top + r, state = base + (top + r) * hidden + unit;
+                    vec total = {0};
+                    for (long m = 0; m < parts; m++) {
+                        vec term = *(const vec *)(of + m * CHUNK * 2 * WIDTH);
+                        if (q->groups)
+                            term *= load(q->mask + (m * q->sequences + row) * hidden + unit, count);
+                        total += term;
+                    }
+                    if (q->noise) total += *(const vec *)(of + parts * CHUNK * 2 * WIDTH);
+                    if (q->mode == GRU) total += load(q->to_h + state, count);
+                    store(q->to_h + state, total, count);
+                }
+            }
+        }
+    }
+}
+
+/* Threads. */
+
+/* Split `count` things among `shares`, and return the first of share k. */
+static long cut(long count, long shares, long k) { return count * k / shares; }
+
+static void run_share(
+    const Layer *q, long thread, long threads, Barrier *barriers, int backward, int *failed
+) {
+    const long panels = num_panels(q->hidden), n = q->sequences;
+    const long over_particles = min_of(threads, q->particles), left = threads / over_particles;
+    const long numbers = (q->noise ? 2 : 1) * q->gates * q->hidden * q->hidden;
+    /* A step is worth a barrier, and a tile its loads, from some size on. */
+    const long most_panels = max_of(1, min_of((panels + 1) / 2, numbers * n / 200000));
+    const long most_rows = max_of(1, n / 4);
+    long over_rows, over_panels;
+    if (numbers * (long)sizeof(real) > 1 << 20) { /* each thread keeps its part of the weights */
+        over_panels = min_of(left, most_panels);
+        over_rows = min_of(left / over_panels, most_rows);
+    } else {
+        over_rows = min_of(left, most_rows);
+        over_panels = min_of(left / over_rows, most_panels);
+    }
+    if (thread >= over_particles * over_rows * over_panels) return;
+    const long row = thread / over_panels % over_rows, column = thread % over_panels;
+    const long particle = thread / (over_rows * over_panels), pairs = (panels + 1) / 2;
+    Share share = {
+        .first_row = cut(n, over_rows, row),
+        .last_row = cut(n, over_rows, row + 1),
+        .first_panel = 2 * cut(pairs, over_panels, column),
+        .last_panel = min_of(panels, 2 * cut(pairs, over_panels, column + 1)),
+        .first_particle = cut(q->particles, over_particles, particle),
+        .last_particle = cut(q->particles, over_particles, particle + 1),
+        .sharers = over_panels,
+        .barrier = barriers + thread / over_panels,
+    };
+    share.masked = memory(q->groups * (share.last_row - share.first_row) * q->hidden);
+    share.gates = memory((long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH);
+    share.packed = memory(q->particle_weights ? q->gates * panels * WIDTH * q->hidden : 0);
+    if (!share.masked || !share.gates || !share.packed) __atomic_store_n(failed, 1, __ATOMIC_RELEASE);
+    meet(&share);
+    if (!__atomic_load_n(failed, __ATOMIC_ACQUIRE))
+        for (long s = share.first_particle; s < share.last_particle; s++)
+            (backward ? steps_backward : steps_forward)(q, &share, s);
+    free(share.masked);
+    free(share.gates);
+    free(share.packed);
+}
+
+static int run_layer(const Layer *q, int backward) {
+    int failed = 0;
+    Barrier *barriers = calloc(max_of(q->threads, 1), sizeof(Barrier));
+    if (!barriers) return 1;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(q->threads)
+    run_share(q, omp_get_thread_num(), omp_get_num_threads(), barriers, backward, &failed);
+#else
+    run_share(q, 0, 1, barriers, backward, &failed);
+#endif
+    free(barriers);
+    return failed;
+}
+
+/* What Python calls; 0 if all went well, 1 if memory ran out. */
+
+int vrnn_forward(const Layer *layer) { return run_layer(layer, 0); }
+
+int vrnn_backward(const Layer *layer) { return run_layer(layer, 1); }
+
+long vrnn_layer_size(void) { return sizeof(Layer); }
+

@@ -1,0 +1,71 @@
+/* Numbers, vectors of them, and memory. */
+
+#ifndef VECTORS_H
+#define VECTORS_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef DOUBLE
+typedef double real;
+typedef int64_t whole; /* of the same size */
+#define IS_DOUBLE 1
+#else
+typedef float real;
+typedef int32_t whole;
+#define IS_DOUBLE 0
+#endif
+
+#if defined(__AVX512F__)
+#define BYTES 64
+#define MAX_ROWS 12 /* of a tile two vectors wide: 24 sums of 32 registers */
+#elif defined(__AVX__)
+#define BYTES 32
+#define MAX_ROWS 6
+#elif defined(__aarch64__)
+#define BYTES 16
+#define MAX_ROWS 12
+#else
+#define BYTES 16
+#define MAX_ROWS 6
+#endif
+#define WIDTH ((int)(BYTES / sizeof(real)))
+
+typedef real vec __attribute__((vector_size(BYTES)));
+typedef whole wholes __attribute__((vector_size(BYTES)));
+typedef real loose __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE long min_of(long a, long b) { return a < b ? a : b; }
+INLINE long max_of(long a, long b) { return a > b ? a : b; }
+
+/* Vectors, and the last ones of a row, which are not full. */
+
+INLINE vec load(const real *x, int count) {
+    if (count == WIDTH) return (vec) * (const loose *)x;
+    vec v = {0};
+    memcpy(&v, x, count * sizeof(real));
+    return v;
+}
+
+INLINE void store(real *x, vec v, int count) {
+    if (count == WIDTH)
+        *(loose *)x = v;
+    else
+        memcpy(x, &v, count * sizeof(real));
+}
+
+INLINE vec choose(wholes yes, vec x, vec y) { /* by a comparison, whose bits are all 1 or 0 */
+    return (vec)((yes & (wholes)x) | (~yes & (wholes)y));
+}
+
+INLINE vec at_most(vec x, real bound) { return choose(x > bound, bound + (vec){0}, x); }
+INLINE vec at_least(vec x, real bound) { return choose(x < bound, bound + (vec){0}, x); }
+
+static void *memory(size_t numbers) {
+    void *place = NULL;
+    return posix_memalign(&place, 64, max_of(numbers, 1) * sizeof(real)) ? NULL : place;
+}
+
+#endif

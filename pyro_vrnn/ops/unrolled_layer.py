@@ -1,0 +1,108 @@
+"""What one unrolled layer is made of: its products, who runs its steps, and memory for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vrnn.ops.cell_kernels import KERNELS, Steps
+from pyro_vrnn.ops.cells import GATES, State
+from pyro_vrnn.ops.compiled_product import CompiledBatch, CompiledProduct
+from pyro_vrnn.ops.compiled_steps import CompiledSteps
+from pyro_vrnn.ops.layer_steps import LayerSteps, PlainSteps
+from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct, SpannedProduct
+from pyro_vrnn.ops.spanned import SpannedNoise
+from pyro_vrnn.ops.weights import MaskedWeight
+
+# Rows of sequences and steps, and numbers in their gates: for what is to stay in the cache ...
+_PIECE = (512, 2**20)
+# ... and for the weights' gradients, whose products want as many rows as memory allows. Compiled
+# code takes as many in all it does, as it lays out the weights for each call.
+_WINDOW = (1024, 2**22)
+
+
+@dataclass(frozen=True)
+class UnrolledLayer:
+    """What the layer's function is told besides tensors."""
+
+    mode: str
+    steps: Steps
+    particles: int  # S, or 0 for none
+    save: bool  # whether a gradient will be asked for
+    compiled: bool
+
+    @property
+    def num_gates(self) -> int:
+        return GATES[self.mode]
+
+    def product(self, weight: Tensor, mask: Any, noise: Any) -> Any:
+        if self.particles and self.compiled and weight.dim() == 3:
+            return CompiledBatch(weight)
+        if self.particles:
+            return BatchedProduct(weight, self.particles)
+        if isinstance(noise, SpannedNoise):
+            return SpannedProduct(MaskedWeight(weight, mask, noise))
+        whole = weight if mask is None else MaskedWeight(weight, mask, noise)
+        return CompiledProduct(whole) if self.compiled else MaskedProduct(whole)
+
+    def steps_with(self, product: Any, weight: Tensor) -> LayerSteps:
+        """Return who runs the steps with the recurrent weight."""
+        if not self.compiled:
+            return PlainSteps(self.mode, product)
+        if self.particles:
+            return CompiledSteps(self.mode, weight, None, None, self.particles)
+        return CompiledSteps(self.mode, weight, product.mask, product.noise, 0)
+
+    def windows(self, rows: Tensor) -> list[slice]:
+        """Cut the steps by the size of their ``rows``, in the order of the recurrence."""
+        return self._cut(_WINDOW, rows)
+
+    def pieces(self, rows: Tensor, within: slice | None = None) -> list[slice]:
+        """Cut the steps, or those of a window, into smaller pieces."""
+        return self._cut(_WINDOW if self.compiled else _PIECE, rows, within)
+
+    def _cut(self, size: tuple[int, int], rows: Tensor, within: slice | None = None) -> list[slice]:
+        num_rows, numbers = size
+        by_rows = num_rows // max(rows.shape[-2], 1)
+        by_numbers = numbers // max(rows[..., 0, :, :].numel(), 1)
+        return self.steps.windows(min(by_rows, by_numbers), within)
+
+    def rows(self, like: Tensor, hidden: int, num_steps: int) -> Tensor:
+        """Return memory for gates, (*, t, N, G*H)."""
+        leading = (self.particles,) if self.particles else ()
+        shape = (num_steps, self.steps.num_sequences, self.num_gates * hidden)
+        return like.new_empty(*leading, *shape)
+
+    def gates(self, h: Tensor) -> Tensor | None:
+        """Return room for the activated gates: of all steps, or of one after the other."""
+        if not self.save and not KERNELS[self.mode].keeps_gates:
+            return None
+        return h.new_empty(self.num_gates, self.steps.num_steps if self.save else 1, *h.shape[1:])
+
+    def extra(self, h: Tensor, state: State) -> Tensor | None:
+        """Return room for what a cell keeps besides h: an LSTM's c, a GRU's recurrent part of n."""
+        like = {"LSTM": h, "GRU": h[1:]}.get(self.mode)
+        if like is None:
+            return None
+        # What is not to be kept is one memory under every step's name.
+        extra = torch.empty_like(like) if self.save else torch.empty_like(h[0]).expand_as(like)
+        if self.mode == "LSTM":
+            extra[self.steps.first].copy_(state[1])
+        return extra
+
+    def biases(
+        self, bias_ih: Tensor | None, bias_hh: Tensor | None, hidden: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what is added for all steps at once, and what waits for a GRU's reset gate."""
+        if bias_ih is None or bias_hh is None:
+            return None, None
+        if self.mode != "GRU":
+            return bias_ih + bias_hh, None
+        outside = bias_hh.clone()
+        outside[..., 2 * hidden :] = 0
+        of_n = bias_hh[..., 2 * hidden :]
+        each = of_n.dim() == 2 and not self.particles  # (N, H)
+        return bias_ih + outside, of_n if each else of_n.unsqueeze(-2)

@@ -1,0 +1,222 @@
+"""Compiled code: sizes around its vectors and tiles, threads, functions, and how it is built."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pyro_vrnn.ops import compiled, compiler
+from pyro_vrnn.ops.cells import GATES
+from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
+from tests.ops.test_recurrent_paths import Case, assert_equal, compare
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+modes = pytest.mark.parametrize("mode", list(GATES))
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads, for this test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+SIZES = {  # T, N, D, H, S: vectors have 4, 8 or 16 numbers, tiles up to 12 rows and two vectors
+    "one": (2, 1, 1, 1, 1),
+    "under a vector": (3, 2, 3, 3, 2),
+    "a vector": (3, 12, 16, 16, 3),
+    "over two": (3, 13, 35, 33, 5),
+    "over a chunk": (2, 99, 5, 17, 2),
+    "over a depth": (9, 31, 40, 50, 2),
+}
+
+
+@modes
+@pytest.mark.parametrize("kind", ["untied", "tied", "plain", "particles"])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_sizes(mode, kind, sizes, dtype):
+    case = Case(mode, kind, dtype, sizes=sizes, noise=True, two_way=True)
+    lengths = torch.arange(sizes[1]) % sizes[0] + 1
+    compare("compiled", case, dtype, lengths)
+
+
+@modes
+@pytest.mark.parametrize("kind", ["untied", "particles"])
+@pytest.mark.parametrize("hidden", [20, 190], ids=["split by sequences", "split by units"])
+def test_threads_change_no_bit(mode, kind, hidden, threads):
+    """Sums are in one order, whoever makes them; more threads than processors must do too."""
+    case = Case(mode, kind, torch.float32, sizes=(6, 9, 5, hidden, 3), noise=True)
+    runs = []
+    for number in (1, 2, 3, 8):
+        threads(number)
+        values, grads = case.run("compiled", torch.arange(9) % 6 + 1)
+        runs.append([t for t in (*values, *grads) if t is not None])
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+def squash(mode, x):  # (n,) -> (n,): the cell's function, by a net that does nothing else
+    dtype = x.dtype
+    zero = torch.zeros(1, 1, dtype=dtype)
+    weights = LayerWeights(zero + 1, zero, None, None)
+    state = (torch.zeros(1, len(x), 1, dtype=dtype),)
+    return recurrent(mode, x.view(1, -1, 1), state, [weights], path="compiled")[0].flatten()
+
+
+def test_tanh_is_right_to_the_last_digits(dtype):
+    x = torch.cat([torch.linspace(-30, 30, 100_001), torch.logspace(-30, 2, 1001)]).to(dtype)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(squash("RNN_TANH", x), torch.tanh(x), rtol=4 * eps, atol=0)
+
+
+def gates(x):  # (n,) -> (4, n): sigmoids of x with g = o = 1, as seen in c and h of one LSTM step
+    dtype, n = x.dtype, len(x)
+    weight_ih = torch.tensor([[1.0], [1.0], [0.0], [0.0]], dtype=dtype)
+    bias = torch.tensor([0.0, 0.0, 50.0, 0.0], dtype=dtype)
+    weights = LayerWeights(weight_ih, torch.zeros(4, 1, dtype=dtype), bias, 0 * bias)
+    state = tuple(torch.zeros(1, n, 1, dtype=dtype) for _ in range(2))
+    _, (_, c) = recurrent("LSTM", x.view(1, -1, 1), state, [weights], path="compiled")
+    return c.flatten()
+
+
+def test_sigmoid_is_right_to_the_last_digits(dtype):
+    x = torch.linspace(-80, 80, 100_001).to(dtype)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(gates(x), torch.sigmoid(x), rtol=8 * eps, atol=0)
+
+
+@modes
+def test_huge_and_undefined_numbers(mode, dtype):
+    case = Case(mode, "untied", dtype)
+    with torch.no_grad():
+        case.x[1:3, 0] *= 1e6
+        case.x[2, 1] = -torch.inf
+        case.x[3, 2, 0] = torch.nan
+    values, _ = case.run("compiled")
+    expected, _ = case.run("reference")
+    for a, b in zip(values, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+# Building.
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A machine on which nothing was built; returns its cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(compiler.SWITCH, raising=False)
+    for function in (compiler.library, compiler._private, compiled.functions, compiled.why_not):
+        function.cache_clear()
+    yield tmp_path / "cache" / "pyro_vrnn"
+    monkeypatch.undo()
+    for function in (compiler.library, compiler._private, compiled.functions, compiled.why_not):
+        function.cache_clear()
+
+
+def program(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_it_is_built_once(fresh, caplog):
+    with caplog.at_level(logging.INFO, logger=compiler.__name__):
+        assert compiled.why_not("cpu", torch.float32) is None
+        (path,) = fresh.iterdir()  # no scraps
+        made = path.stat().st_mtime_ns
+        compiler.library.cache_clear()
+        compiler.library()
+    assert path.stat().st_mtime_ns == made
+    assert [r.getMessage() for r in caplog.records] == [f"compiled {path}"]
+    assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
+
+
+def test_two_processes_may_build_at_once(fresh):
+    script = (
+        "import torch; from pyro_vrnn.ops.compiled import why_not; "
+        "assert why_not('cpu', torch.float32) is None"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert len(list(fresh.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written(fresh, monkeypatch):
+    fresh.parent.write_text("a file where the folder should be")
+    assert compiled.why_not("cpu", torch.float32) is None
+
+
+def test_a_compiler_of_several_words(fresh, monkeypatch):
+    monkeypatch.setenv("CC", "env cc")
+    assert compiled.why_not("cpu", torch.float32) is None
+
+
+def test_a_library_that_cannot_be_loaded(fresh, monkeypatch):
+    monkeypatch.setattr(compiler, "_build", lambda command, defines, path: path.write_text("no"))
+    monkeypatch.setattr(compiler, "_folders", lambda: [fresh.parent])
+    fresh.parent.mkdir()
+    assert "file too short" in compiled.why_not("cpu", torch.float32)
+
+
+def test_it_can_be_switched_off(fresh, monkeypatch):
+    monkeypatch.setenv(compiler.SWITCH, "0")
+    assert compiled.why_not("cpu", torch.float32) == "PYRO_VRNN_COMPILE=0"
+    assert not fresh.exists()
+
+
+def test_without_a_compiler(fresh, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    assert compiled.why_not("cpu", torch.float32).startswith("found no C compiler (CC")
+
+
+def test_a_compiler_that_fails(fresh, monkeypatch, tmp_path):
+    broken = program(tmp_path / "broken", "echo no such luck >&2; exit 1")
+    monkeypatch.setenv("CC", str(broken))
+    reason = compiled.why_not("cpu", torch.float32)
+    assert "the compiler failed" in reason
+    assert "no such luck" in reason
+    assert list(fresh.iterdir()) == []
+
+
+def test_options_that_a_compiler_does_not_know_are_left_out(fresh, monkeypatch, tmp_path):
+    """As Apple's compiler does not know -fopenmp; then one thread does all."""
+    plain = program(
+        tmp_path / "plain",
+        'case "$*" in *-fopenmp*|*-march*) exit 1;; esac; exec cc "$@"',
+    )
+    monkeypatch.setenv("CC", str(plain))
+    assert compiled.why_not("cpu", torch.float32) is None
+    case = Case("LSTM", "untied", torch.float32, sizes=(3, 13, 35, 33, 2), noise=True)
+    values, grads = case.run("compiled")
+    expected, expected_grads = case.run("reference")
+    assert_equal(values, expected, torch.float32)
+    assert_equal(grads, expected_grads, torch.float32)
+
+
+def test_another_compiler_or_machine_is_another_name(monkeypatch):
+    names = set()
+    for defines, machine in itertools.product([(), ("DOUBLE",)], [b"a", b"b"]):
+        monkeypatch.setattr(compiler, "_machine", lambda machine=machine: machine)
+        names.add(compiler._digest(["cc"], defines))
+    assert len(names) == 4
+
+
+def test_what_it_cannot_do_is_said(fresh):
+    assert compiled.why_not("cuda", torch.float32) == "it runs on the CPU, not on cuda"
+    assert "not torch.float16" in compiled.why_not("cpu", torch.float16)
+    assert not fresh.exists()
+
+
+def test_the_sources_go_with_the_package():
+    names = {path.name for path in compiler._SOURCES}
+    assert {"steps.c", "products.c", "tiles.h", "vectors.h", "functions.h"} == names
