@@ -22,11 +22,11 @@ BATCHED_WORK = {"cpu": 2_500_000, "gpu": 1_000_000_000}
 # Draws that are masks: on one CPU thread an LSTM was faster folded than in a loop for 4 and 16
 # sequences at H = 32, for 4 but not 16 at H = 200, and never for 64.
 FOLDED_SEQUENCES = 8
-# Noise drawn along what one sequence spans, on one CPU thread, LSTMs: faster than a loop where that
-# is at most a third of the weights (T = 35, H from 128 to 650: 2 to 2.5 times as fast; a half, at
-# H = 200 and 400: slower), and than batches in any small network but the smallest (H = 32 and 64:
-# 1.1 to 2 times as fast, H = 8: half as fast). Nothing was measured on a GPU.
-SPANNED_SHARE, SPANNED_BYTES = 3, 2**13
+# Noise drawn along what one sequence spans: on one CPU thread an LSTM was faster than in a loop or
+# in compiled batches where that is at most a third of the weights (T = 5 at H = 32, 35 at 128: 1.4
+# times; 35 at H = 200 and 400: 2 and 2.6 times), and slower where it is a half (T = 64 at H = 128).
+# Nothing was measured on a GPU.
+SPANNED_SHARE = 3
 # Means and variances of one draw in the model's dtype, and their float64 copies being merged.
 OUTPUT_BYTES = 48
 
@@ -114,10 +114,7 @@ def spans_pay(sizes: Sizes, held: int, device: str) -> bool:
 
     :param int held: bytes of the masks and normals of one draw.
     """
-    if device != "cpu":
-        return False
-    small = sizes.weights >= SPANNED_BYTES and sizes.work <= BATCHED_WORK[device]
-    return small or held * SPANNED_SHARE <= sizes.weights
+    return device == "cpu" and held * SPANNED_SHARE <= sizes.weights
 
 
 def make_plan(

@@ -32,8 +32,9 @@ class CompiledProduct:
     def __init__(self, weight: Tensor | MaskedWeight) -> None:
         masked = weight if isinstance(weight, MaskedWeight) else None
         self._loc = weight.loc if isinstance(weight, MaskedWeight) else weight
-        self.noise = None if masked is None else masked.noise
-        assert not isinstance(self.noise, SpannedNoise)
+        noise = None if masked is None else masked.noise
+        assert not isinstance(noise, SpannedNoise)
+        self.noise = noise
         mask = None if masked is None else masked.mask
         self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
         self._parts = 1 if mask is None else mask.shape[1]

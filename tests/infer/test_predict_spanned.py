@@ -298,7 +298,7 @@ def test_far_fewer_normals_than_weights():
 
 
 def test_auto_spans_where_that_is_less():
-    model, guide, x = trained(series, steps=40, dtype=torch.float32)
+    model, guide, x = trained(series, steps=40)
     run = partial(predict, num_samples=4)
     assert run(model, guide, x[:, :2]).strategy == "folded"
     assert run(model, guide, x).strategy == "batched"
@@ -316,9 +316,7 @@ def test_plans():
     pay = _predict_plan.spans_pay
     assert pay(sizes(30_000, 10**8), 10_000, "cpu")
     assert not pay(sizes(30_000, 10**8), 10_001, "cpu")
-    assert pay(sizes(30_000, 10**6), 30_000, "cpu")
-    assert not pay(sizes(8_000, 10**6), 8_000, "cpu")
-    assert not pay(sizes(30_000, 10**6), 100, "gpu")
+    assert not pay(sizes(30_000, 10**8), 100, "gpu")
 
 
 def product(x, y=None):
