@@ -70,9 +70,10 @@ class Trained:
 @torch.no_grad()
 def floor_seconds(setting: Setting, trained: Trained, num_samples: int) -> dict[str, float]:
     """
-    Measure what no prediction of one sequence can do without: its normals and its products.
+    Measure what dense draws for one sequence cannot do without: their normals and products.
 
-    Normals are torch's ``normal_``. With noise, every draw has matrices of its own: the products
+    Normals are torch's ``normal_``. With noise, every draw has matrices of its own, unless it is
+    drawn along the states alone, which goes below this floor (docs/design/engine.md): the products
     are timed for a part of the draws, as batched products and one by one, and the faster counts.
     With masks only, draws share the matrices: the products go at the best rate of this run.
     """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.ops.cells import POINTWISE, State, affine
-from pyro_vrnn.ops.weights import LayerWeights
+from pyro_vrnn.ops.weights import LayerWeights, SequenceBias
 
 
 def grouped_affine(
@@ -44,6 +44,8 @@ def run_naive_layer(
     weight_ih, weight_hh, bias_ih, bias_hh = weights
     assert isinstance(weight_ih, Tensor)
     assert isinstance(weight_hh, Tensor)
+    assert not isinstance(bias_ih, SequenceBias)
+    assert not isinstance(bias_hh, SequenceBias)
     mask_ih, mask_hh = masks
     num_steps, pointwise = len(x), POINTWISE[mode]
     active: Tensor | None = None

@@ -24,7 +24,8 @@ from pyro_vrnn.distributions.row_bank import RowBank
 from pyro_vrnn.distributions.unscored import Unscored
 from pyro_vrnn.ops import particles as ops
 from pyro_vrnn.ops.recurrent import recurrent
-from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, masked_linear
+from pyro_vrnn.ops.spanned import SpannedNoise
+from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias, masked_linear
 from pyro_vrnn.shapes import check_shape, shape_text
 
 
@@ -107,6 +108,10 @@ class SequenceDraw(Drawn):
                 self._noise = self.q.scale * torch.randn_like(self.q.loc)
         return MaskedWeight(self.q.loc, self._mask, self._noise)
 
+    def part(self, num_sequences: int) -> MaskedWeight | SequenceBias:
+        """Return what a layer takes."""
+        return self.masked_weight(num_sequences)
+
     def rows(self, ids: Tensor, batch_dim: int) -> Tensor:  # (*) -> (*, E)
         """
         Return rows of the N weights, for blocks that are rows (an embedding's) or columns.
@@ -137,6 +142,8 @@ class SequenceDraw(Drawn):
         shape = [1] * (ids.dim() + 1)
         shape[batch_dim], shape[-1] = weight.mask.shape[0], -1
         rows = embedding(ids, self.q.loc) * weight.mask.reshape(shape)
+        if isinstance(weight.noise, SpannedNoise):
+            return rows + weight.noise.rows(ids.movedim(batch_dim, 0)).movedim(0, batch_dim)
         return rows if weight.noise is None else rows + embedding(ids, weight.noise)
 
     def __matmul__(self, other: Any) -> Any:
@@ -210,29 +217,44 @@ _OF_DENSITIES = frozenset(
 def _recurrent(
     mode: str, x: Tensor, state: Any, weights: Sequence[LayerWeights], **kwargs: Any
 ) -> Any:
-    def masked(weight: Any) -> Any:
-        return weight.masked_weight(x.shape[-2]) if isinstance(weight, SequenceDraw) else weight
+    def part(weight: Any) -> Any:
+        return weight.part(x.shape[-2]) if isinstance(weight, SequenceDraw) else weight
 
-    return recurrent(mode, x, state, [LayerWeights(*map(masked, w)) for w in weights], **kwargs)
+    return recurrent(mode, x, state, [LayerWeights(*map(part, w)) for w in weights], **kwargs)
 
 
 def _linear(
     x: Tensor,
-    weight: SequenceDraw,
+    weight: Tensor,
     bias: Tensor | None = None,
     *,
     particles: bool = False,
     batch_dim: int | None = None,
 ) -> Tensor:
-    batch_dim = _batch_dim(weight, x, x.dim() == 2, batch_dim)
-    if particles or (bias is not None and bias.dim() > 1):
+    draw = weight if isinstance(weight, SequenceDraw) else bias
+    assert isinstance(draw, SequenceDraw)
+    batch_dim = _batch_dim(draw, x, x.dim() == 2, batch_dim) % x.dim()
+    if particles or weight.dim() > 2 or (bias is not None and bias.dim() > 1):
         raise ValueError(
-            f"Expected no particle dims beside site '{weight.site_name}', a draw for each "
+            f"Expected no particle dims beside site '{draw.site_name}', a draw for each "
             f"sequence, got input {shape_text(x.shape)}: use scope='batch'."
         )
-    if weight.q.block_shape[0] != weight.shape[0]:
+    each = bias.part(x.shape[batch_dim]) if isinstance(bias, SequenceDraw) else None
+    if each is not None:
+        bias = None
+    if not isinstance(weight, SequenceDraw):
+        product = ops.linear(x, weight)
+    elif weight.q.has_factor and weight.q.block_shape[0] != weight.shape[0]:
         raise weight._refusal("a linear map, though its rows have masks apart")
-    return masked_linear(x, weight.masked_weight(x.shape[batch_dim]), bias, batch_dim=batch_dim)
+    else:
+        product = masked_linear(
+            x, weight.masked_weight(x.shape[batch_dim]), bias, batch_dim=batch_dim
+        )
+    if each is None:
+        return product
+    shape = [1] * x.dim()
+    shape[batch_dim], shape[-1] = each[0].shape
+    return product.add_(each[0].view(shape))
 
 
 def _take_rows(weight: SequenceDraw, ids: Tensor, *, batch_dim: int | None = None) -> Tensor:

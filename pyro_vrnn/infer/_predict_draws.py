@@ -16,7 +16,7 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 PLATE = "_predict_draws"
-MAX_BLOCK = 256  # draws; one call of the guide is then no cost beside the normals
+MAX_BLOCK = 1024  # draws; one call of the guide is then no cost beside the normals
 
 
 class Stream:
@@ -103,6 +103,11 @@ class GuideDraws:
     def held_bytes(self) -> int:
         """Bytes that a block holds of one draw."""
         return self.nbytes
+
+    @property
+    def run_bytes(self) -> int:
+        """Bytes that a run needs for one draw, apart from its weights and sequences."""
+        return 0
 
     def block_size(self, block_bytes: int) -> int:
         """Return how many draws a block holds: as many as fit, 1 at least."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyro
@@ -14,13 +16,21 @@ from pyro_vrnn.infer._predict_draws import GuideDraws, Stream, Weights, num_draw
 from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_masks import MaskDraws, has_masks_only
 from pyro_vrnn.infer._predict_outcome import DRAWS
-from pyro_vrnn.infer._predict_plan import Plan, choose_strategy, make_plan, measure, pieces
+from pyro_vrnn.infer._predict_plan import (
+    Plan,
+    choose_strategy,
+    make_plan,
+    measure,
+    pieces,
+    spans_pay,
+)
 from pyro_vrnn.infer._predict_runs import (
     RUNNERS,
     Program,
     Runner,
     slice_draws,
 )
+from pyro_vrnn.infer._predict_spans import SpanDraws, has_scalar_noise
 from pyro_vrnn.infer._predict_summaries import Collector
 
 logger = logging.getLogger(__name__)
@@ -57,7 +67,13 @@ class Job:
         mixed = torch.Generator().manual_seed(seed)
         self.noise = Stream(int(torch.randint(2**62, (), generator=mixed)), self.device)
         kind: type[GuideDraws] = MaskDraws if has_masks_only(guide) else GuideDraws
-        self.draws = kind(guide, (x,), kwargs, stream=stream, parallel=parallel_guide)
+
+        def draws(kind: Callable[..., Any]) -> Any:
+            return kind(guide, (x,), kwargs, stream=stream, parallel=parallel_guide)
+
+        self.draws: GuideDraws = draws(kind)
+        spans = len(inputs.x) == 1 and kind is GuideDraws and has_scalar_noise(guide)
+        self._spans = partial(draws, SpanDraws) if spans else None
         with self.noise.lend():
             draw = bool(levels) or "observation" in kept
             self.program = Program(model, self.draws, inputs, site=site, draw=draw)
@@ -72,6 +88,7 @@ class Job:
         count = len(self.inputs.x)
         width = self._sequences_kept(num_samples, max_bytes)
         strategy, plan = self._plan(num_samples, strategy, max_bytes)
+        self.noise.restart()  # whatever was tried
         sink = Collector(self.program, num_samples, count, self.kept, self.levels, self.device)
         cuts = list(pieces(count, width))
         bar = tqdm(total=num_samples * len(cuts), desc="predict", unit="draw", disable=not progress)
@@ -122,41 +139,70 @@ class Job:
         return min(count, max_bytes // one["observation"])
 
     def _plan(self, num_samples: int, strategy: str, max_bytes: int) -> tuple[str, Plan]:
-        program = self.program
+        """
+        Return how the model is run, checked on two draws, and the cut; choose the draws for it.
+
+        :raises ValueError: if it cannot be run in the way that was asked for.
+        """
         device = "cpu" if self.device.type == "cpu" else "gpu"
         count = len(self.inputs.x)
         sizes = measure(
             self.inputs.x,
-            program.sites,
+            self.program.sites,
             weights=self.draws.nbytes,
-            outputs=program.out.numel(),
-            dtype=program.dtype,
+            outputs=self.program.out.numel(),
+            dtype=self.program.dtype,
         )
-        block = self.draws.block_size(BLOCK_BYTES[device])
-
-        def plan(strategy: str) -> Plan:
-            return make_plan(sizes, strategy, block, count, max_bytes, device)
-
-        chosen = strategy
+        names = [strategy]
+        masks_only = self.program.masks is not None
         if strategy == "auto":
-            masks = program.masks is not None
-            chosen = choose_strategy(sizes, num_samples, count, device, masks=masks)
-        if chosen == "folded" and program.masks is None:
-            raise ValueError(
-                "Expected an AutoSpikeAndSlab guide with scale=0 and blocks of whole columns or "
-                "rows for strategy='folded', got another; use strategy='auto'."
-            )
-        if chosen != "loop":
-            problem = self._problem(chosen, plan(chosen))
-            if problem is not None and strategy != "auto":
+            names = [choose_strategy(sizes, num_samples, count, device, masks=masks_only), "loop"]
+            if self._spans is not None and num_samples > 1:
+                names.insert(0, "folded")
+        given = self.draws
+        for name in names:
+            draws, problem = given, None
+            if name == "folded" and not masks_only:
+                draws, problem = self._spanned()
+                pays = strategy != "auto" or spans_pay(sizes, draws.held_bytes, device)
+                if problem is None and not pays:
+                    continue
+            self.draws = self.program.draws = draws
+            block = draws.block_size(BLOCK_BYTES[device])
+            sizes = replace(sizes, basis=draws.run_bytes)
+            plan = make_plan(sizes, name, block, count, max_bytes, device)
+            if name != "loop" and problem is None:
+                problem = self._problem(name, plan)
+            if problem is None:
+                break
+            if strategy != "auto":
                 raise ValueError(
                     "Expected a model that Predictive(parallel=True) can run, and that draws "
                     f"nothing but its observation, got {problem}; use strategy='loop'."
                 )
-            if problem is not None:
-                logger.info("Draws are run one by one: run together they gave %s.", problem)
-                chosen = "loop"
-        return chosen, plan(chosen)
+            logger.info("Draws are not run together ('%s'): that gave %s.", name, problem)
+        return name, plan
+
+    def _spanned(self) -> tuple[SpanDraws, str | None]:
+        """
+        Return draws of what one sequence needs, and why if the model does not allow them.
+
+        :raises ValueError: if the guide does not, or there are several sequences.
+        """
+        if self._spans is None:
+            raise ValueError(
+                "Expected an AutoSpikeAndSlab guide with scale=0 and blocks of whole columns or "
+                "rows for strategy='folded', or with one scale for all weights of a site and one "
+                "sequence, got another; use strategy='auto'."
+            )
+        draws: SpanDraws = self._spans()
+        arguments = self.inputs.rows(slice(0, 1))
+        try:
+            with self.noise.lend():
+                draws.learn_uses(lambda values: self.program.run_values(values, 1, arguments))
+        except Exception as error:  # whatever a program does with a draw that is not written out
+            return draws, f"{type(error).__name__}: {error}"
+        return draws, None
 
     def _problem(self, strategy: str, plan: Plan) -> str | None:
         rows = slice(0, min(len(self.inputs.x), plan.sequences))

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vrnn.distributions.sequence_draw import SequenceDraw
 from pyro_vrnn.infer._predict_draws import GuideDraws, Weights, num_draws
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
+from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.ops.blocks import scale_blocks
 
 
@@ -37,20 +38,20 @@ class MaskDraws(GuideDraws):
 
     def __init__(self, guide: Callable[..., Any], *args: Any, **options: Any) -> None:
         super().__init__(guide, *args, **options)
-        assert isinstance(guide, AutoSpikeAndSlab)
+        assert isinstance(guide, AutoWeightGuide)
         self._q = {name: guide.distribution(name) for name in guide.sites}
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the masks of one draw."""
-        masked = [q for q in self._q.values() if q.drop_prob != 0]
+        masked = [q for q in self._q.values() if q.has_factor]
         return sum(torch.Size(q.grid_shape).numel() * q.loc.element_size() for q in masked)
 
     def _draw(self, size: int) -> Weights:
         return {
             name: q.draw_factors((size, *q.grid_shape))
             for name, q in self._q.items()
-            if q.drop_prob != 0
+            if q.has_factor
         }
 
     def dense(self, masks: Mapping[str, Tensor]) -> Weights:
@@ -62,11 +63,15 @@ class MaskDraws(GuideDraws):
             for name, q in self._q.items()
         }
 
+    def written(self, masks: Mapping[str, Tensor], values: Weights) -> Weights:
+        """Write out the weights of a run on ``values``, which were made of ``masks``."""
+        return self.dense(masks)
+
     def folded(self, masks: Mapping[str, Tensor], num_sequences: int) -> Weights:
         """Return values for P * N sequences: N of the first draw, N of the second, ..."""
         return {
             name: SequenceDraw.of_masks(q, name, masks[name].repeat_interleave(num_sequences, 0))
-            if name in masks
+            if name in masks and not q.has_noise
             else q.loc
             for name, q in self._q.items()
         }

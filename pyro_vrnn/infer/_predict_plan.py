@@ -22,6 +22,11 @@ BATCHED_WORK = {"cpu": 2_500_000, "gpu": 1_000_000_000}
 # Draws that are masks: on one CPU thread an LSTM was faster folded than in a loop for 4 and 16
 # sequences at H = 32, for 4 but not 16 at H = 200, and never for 64.
 FOLDED_SEQUENCES = 8
+# Noise drawn along what one sequence spans, on one CPU thread, LSTMs: faster than a loop where that
+# is at most a third of the weights (T = 35, H from 128 to 650: 2 to 2.5 times as fast; a half, at
+# H = 200 and 400: slower), and than batches in any small network but the smallest (H = 32 and 64:
+# 1.1 to 2 times as fast, H = 8: half as fast). Nothing was measured on a GPU.
+SPANNED_SHARE, SPANNED_BYTES = 3, 2**13
 # Means and variances of one draw in the model's dtype, and their float64 copies being merged.
 OUTPUT_BYTES = 48
 
@@ -36,12 +41,14 @@ class Sizes:
         weight matrix's product for all time steps, an estimate.
     :ivar int outputs: numbers of one sequence's output.
     :ivar int work: multiply-adds of one sequence.
+    :ivar int basis: bytes of the directions that a run keeps for one draw.
     """
 
     weights: int
     sequence: int
     outputs: int
     work: int
+    basis: int = 0
 
     @property
     def sequence_and_outputs(self) -> int:
@@ -101,12 +108,24 @@ def choose_strategy(
     return "batched" if num_samples > 1 and few else "loop"
 
 
+def spans_pay(sizes: Sizes, held: int, device: str) -> bool:
+    """
+    Whether draws with noise are best made along what one sequence spans, as ``"folded"``.
+
+    :param int held: bytes of the masks and normals of one draw.
+    """
+    if device != "cpu":
+        return False
+    small = sizes.weights >= SPANNED_BYTES and sizes.work <= BATCHED_WORK[device]
+    return small or held * SPANNED_SHARE <= sizes.weights
+
+
 def make_plan(
     sizes: Sizes, strategy: str, block: int, num_sequences: int, max_bytes: int, device: str
 ) -> Plan:
     """Cut so that a run is estimated within ``max_bytes``: one draw of one sequence at least."""
     budget = min(max_bytes, CPU_BYTES[strategy]) if device == "cpu" else max_bytes
-    weights = sizes.weights if strategy == "batched" else 0  # else a run holds one network
+    weights = sizes.weights if strategy == "batched" else sizes.basis  # else one network
     sequences = _clamp((budget - weights) // sizes.sequence_and_outputs, num_sequences)
     if strategy in ("batched", "folded"):
         draws = _clamp(budget // (weights + sequences * sizes.sequence_and_outputs), block)

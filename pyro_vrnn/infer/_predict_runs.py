@@ -85,7 +85,7 @@ class Program:
         draw: bool,
     ) -> None:
         self.model, self.site, self.draw = model, site, draw
-        self._draws, self.inputs = draws, inputs
+        self.draws, self.inputs = draws, inputs
         self.validated = is_validation_enabled()
         if site in draws.names:
             raise ValueError(
@@ -133,7 +133,7 @@ class Program:
     @property
     def masks(self) -> MaskDraws | None:
         """The draws, if they are masks."""
-        return self._draws if isinstance(self._draws, MaskDraws) else None
+        return self.draws if isinstance(self.draws, MaskDraws) else None
 
     def dense(self, weights: Weights) -> Weights:
         """Return draws as tensors with the shapes of their sites."""
@@ -162,11 +162,17 @@ class Program:
         return self._read(given, rows=len(x), size=size)
 
     def run_folded(self, weights: Weights, arguments: Arguments, validate: bool) -> Outcome:
-        """Run the model once on P * n sequences, those of each draw with the draw's masks."""
+        """Run the model once on P * n sequences, those of each draw with the draw's numbers."""
         assert self.masks is not None
+        values = self.masks.folded(weights, len(arguments[0]))
+        return self.run_values(values, num_draws(weights), arguments, validate)
+
+    def run_values(
+        self, values: Weights, size: int, arguments: Arguments, validate: bool = False
+    ) -> Outcome:
+        """Run the model once on values for P * n sequences."""
         x, kwargs = arguments
-        size, rows = num_draws(weights), len(x)
-        values = self.masks.folded(weights, rows)
+        rows = len(x)
         given = _Given(values, self.site, self.draw)
         with self._validation(validate), given, _prefilled(self.model, values):
             self.model(repeat_rows(x, size), **self.inputs.repeated(kwargs, size))
@@ -179,12 +185,19 @@ class Program:
         A program that does not know of draws may ignore all but the first, or mix them with
         sequences of the same number, without an error.
         """
-        single = run_loop(self, two, arguments).mean
         try:
-            run = self.run_folded if strategy == "folded" else self.run_together
-            together = run(two, arguments, False).mean
+            if strategy == "folded":
+                assert self.masks is not None
+                values = self.masks.folded(two, len(arguments[0]))
+                together = self.run_values(values, 2, arguments).mean
+                two = self.masks.written(two, values)
+            else:
+                together = self.run_together(two, arguments, False).mean
+                two = self.dense(two)
         except Exception as error:  # whatever a program does with a dim it does not know
             return f"{type(error).__name__}: {error}"
+        alone = (self.run_one(slice_draws(two, i), arguments, False).mean for i in range(2))
+        single = torch.stack(list(alone))
         eps = torch.finfo(single.dtype).eps
         equal = (together == single) | (together.isnan() & single.isnan())
         gap = torch.where(equal, 0.0, together - single).abs().amax()

@@ -140,8 +140,10 @@ def predict(
         sequences. ``"batched"``: several draws at once, right for few; the model must be one for
         ``Predictive(parallel=True)``, which is checked on two draws. ``"folded"``, for an
         :class:`~pyro_vrnn.infer.AutoSpikeAndSlab` with ``scale=0``: the masks of several draws act
-        on one network, whose batch is all sequences under each draw; right for few. ``"auto"``
-        chooses by size, and ``"loop"`` where the check fails.
+        on one network, whose batch is all sequences under each draw; right for few. With noise of
+        one scale for each site (``learn_scale=False``), and ``x`` of one sequence, it draws noise
+        only along the vectors that it multiplies, with the same law; right for fewer steps than
+        hidden units. ``"auto"`` chooses by size, and another where the check fails.
     :param bool parallel_guide: draw from the guide in a plate. False for a guide that cannot.
     :param int max_bytes: see above. It has no effect on the draws of w.
     :param int seed: of a stream of random numbers that belongs to this call; None takes one from

@@ -271,7 +271,7 @@ class GRUKernel:
             if bias_n is None:
                 hidden.copy_(of_h[2])
             else:
-                torch.add(of_h[2], bias_n, out=hidden)
+                torch.add(of_h[2], cut(bias_n, n), out=hidden)
             new = torch.addcmul(cut(from_n[k], n), cut(r[k], n), hidden, out=cut(candidate[k], n))
             torch.lerp(new.tanh_(), old, cut(z[k], n), out=cut(h[step.new], n))
             _carry(h, step, steps)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vrnn.ops.compiled import call, functions, pack, pointer
 from pyro_vrnn.ops.products import WeightGrads
+from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import MaskedWeight
 
 
@@ -32,6 +33,7 @@ class CompiledProduct:
         masked = weight if isinstance(weight, MaskedWeight) else None
         self._loc = weight.loc if isinstance(weight, MaskedWeight) else weight
         self.noise = None if masked is None else masked.noise
+        assert not isinstance(self.noise, SpannedNoise)
         mask = None if masked is None else masked.mask
         self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
         self._parts = 1 if mask is None else mask.shape[1]

@@ -22,7 +22,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import (
+    handle_torch_function,
+    has_torch_function,
+    has_torch_function_unary,
+)
 
 from pyro_vrnn.ops import gemm
 from pyro_vrnn.ops.cells import affine
@@ -84,9 +88,10 @@ def linear(
     :param int batch_dim: the dim of ``x`` that counts sequences. Needed only where the weight is a
         draw for each sequence and ``x`` has more than two dims.
     """
-    if has_torch_function_unary(weight):
+    sampled = (weight,) if bias is None else (weight, bias)
+    if has_torch_function(sampled):
         return handle_torch_function(
-            linear, (weight,), x, weight, bias, particles=particles, batch_dim=batch_dim
+            linear, sampled, x, weight, bias, particles=particles, batch_dim=batch_dim
         )
     batched = weight.dim() == 3 or (bias is not None and bias.dim() == 2)
     if not batched:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.ops.gemm import GroupedWeight, times_transpose
+from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import MaskedWeight
 
 WeightGrads = tuple[Tensor, Tensor | None]  # of loc and of noise
@@ -49,6 +50,7 @@ class MaskedProduct:
 
     def __init__(self, weight: Tensor | MaskedWeight) -> None:
         loc, mask, noise = weight if isinstance(weight, MaskedWeight) else (weight, None, None)
+        assert not isinstance(noise, SpannedNoise)
         self._groups = 1 if mask is None else mask.shape[1]
         # Masks of one gate, and of all sequences of a step, are to be together in memory.
         self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
@@ -62,9 +64,16 @@ class MaskedProduct:
         self,
         x: Tensor,  # (t, N, D)
         out: Tensor,  # (t, N, G*H), written over
-        bias: Tensor | None,  # (G*H,)
+        bias: Tensor | None,  # (G*H,) or (N, G*H)
     ) -> None:
         """Write the product for all steps."""
+        if bias is None or bias.dim() == 1:
+            self._fill(x, out, bias)
+        else:
+            self._fill(x, out, None)
+            out.add_(bias)
+
+    def _fill(self, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
         rows, plain = out.flatten(0, 1), x.reshape(-1, self._columns)
         if self.mask is None:
             rows.copy_(times_transpose(plain, self._loc[0], bias))
@@ -146,6 +155,30 @@ class MaskedProduct:
         """Give back the weights laid out for products of single steps."""
         self._forward.clear()
         self._backward.clear()
+
+
+class SpannedProduct(MaskedProduct):
+    """Weights ``M diag(z_n) + E_n``, with a noise for each sequence; forward only."""
+
+    def __init__(self, weight: MaskedWeight) -> None:
+        assert isinstance(weight.noise, SpannedNoise)
+        super().__init__(weight._replace(noise=None))
+        self._spanned = weight.noise
+
+    def _fill(self, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
+        super()._fill(x, out, bias)
+        out.add_(self._spanned.times_each(x.transpose(0, 1)).transpose(0, 1))
+
+    def add(self, h: Tensor, out: Tensor, n: int) -> None:
+        """Add the product of one step; rows of sequences that have ended are not used."""
+        if n > 0:
+            super().add(h, out, n)
+            self._spanned.add(h, out)
+
+    def times(self, h: Tensor, n: int) -> Tensor:
+        """Return that product."""
+        product = super().times(h, n)
+        return product + self._spanned.times(h)[: len(product)] if n > 0 else product
 
 
 def _rounded(n: int, num_sequences: int) -> int:

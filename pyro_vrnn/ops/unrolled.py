@@ -2,11 +2,10 @@ r"""
 Recurrent layers by hand-written forward and backward passes.
 
 For weights that no library kernel takes: a mask for each sequence
-(:class:`~pyro_vrnn.ops.weights.MaskedWeight`), or S particles. Forward, the input's product is made
-for a piece of steps at a time, right before these steps; the activated gates are kept. Backward,
-each weight gradient is one product over a window of many steps, for which the gates' gradients wait
-in memory that the next window uses again. A second derivative is refused; the reference path has
-one.
+(:class:`~pyro_vrnn.ops.weights.MaskedWeight`), or S particles; in compiled code for any weights.
+Forward, the input's product is made for a piece of steps at a time, right before these steps; the
+activated gates are kept. Backward, each weight gradient is one product over a window of many steps,
+for which the gates' gradients wait in memory that the next window uses again.
 """
 
 from __future__ import annotations
@@ -20,8 +19,10 @@ from torch import Tensor
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import GATES, State
 from pyro_vrnn.ops.products import Product
+from pyro_vrnn.ops.second_order import differentiable_grads
+from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.unrolled_layer import UnrolledLayer
-from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, dtype_of
+from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias, dtype_of
 
 
 def run_unrolled(
@@ -82,11 +83,10 @@ def run_unrolled(
 
 
 def _reorder(layer: LayerWeights, order: Tensor) -> LayerWeights:
-    ih, hh = (
-        w.index_select(order) if isinstance(w, MaskedWeight) else w
-        for w in (layer.weight_ih, layer.weight_hh)
-    )
-    return layer._replace(weight_ih=ih, weight_hh=hh)
+    def of(w: Any) -> Any:
+        return w.index_select(order) if isinstance(w, (MaskedWeight, SequenceBias)) else w
+
+    return LayerWeights(*map(of, layer))
 
 
 def _run_layer(
@@ -108,12 +108,18 @@ def _run_layer(
         w if isinstance(w, MaskedWeight) else (w, None, None)
         for w in (weights.weight_ih, weights.weight_hh)
     )
-    tensors = (x, *ih, *hh, weights.bias_ih, weights.bias_hh, *state)
+    biases = [b.value if isinstance(b, SequenceBias) else b for b in weights[2:]]
+    tensors = (x, *ih, *hh, *biases, *state)
     dtypes = {t.dtype for t in tensors if t is not None}
     if len(dtypes) > 1:  # a product into memory of another dtype would pass, rounded
         names = sorted(str(d) for d in dtypes)
         raise ValueError(f"Expected input, state and weights of one dtype, got {', '.join(names)}.")
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if save and any(isinstance(w, (SpannedNoise, SequenceBias)) for w in (*ih, *hh, *weights[2:])):
+        raise NotImplementedError(
+            "Expected no gradient of a layer with noise or biases for each sequence, got something "
+            "that requires grad: use torch.no_grad()."
+        )
     layer = UnrolledLayer(mode, steps, particles, save, compiled)
     output, *final = _Unrolled.apply(layer, *tensors)  # type: ignore[no-untyped-call]
     return output, tuple(final)
@@ -170,11 +176,9 @@ class _Unrolled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise NotImplementedError(
-                "Expected one differentiation of a recurrent layer on the unrolled path, got "
-                "create_graph=True: only path='reference' has a second derivative."
-            )
+        if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
+            inputs = (*ctx.saved_tensors[:9], *ctx.saved_tensors[12:])
+            return None, *differentiable_grads(ctx.layer, inputs, grads, ctx.needs_input_grad[1:])
         backward = _Backward(ctx.layer, ctx.saved_tensors, grads, ctx.needs_input_grad[1:])
         with torch.autocast(backward.h.device.type, enabled=False):
             return None, *backward.run()

@@ -13,7 +13,8 @@ from pyro_vrnn.ops.cells import GATES, State
 from pyro_vrnn.ops.compiled_product import CompiledBatch, CompiledProduct
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
 from pyro_vrnn.ops.layer_steps import LayerSteps, PlainSteps
-from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct
+from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct, SpannedProduct
+from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import MaskedWeight
 
 # Rows of sequences and steps, and numbers in their gates: for what is to stay in the cache ...
@@ -37,11 +38,14 @@ class UnrolledLayer:
     def num_gates(self) -> int:
         return GATES[self.mode]
 
-    def product(self, weight: Tensor, mask: Tensor | None, noise: Tensor | None) -> Any:
+    def product(self, weight: Tensor, mask: Tensor | None, noise: Any) -> Any:
         if self.particles and self.compiled and weight.dim() == 3:
             return CompiledBatch(weight)
         if self.particles:
             return BatchedProduct(weight, self.particles)
+        if isinstance(noise, SpannedNoise):
+            assert mask is not None
+            return SpannedProduct(MaskedWeight(weight, mask, noise))
         whole = weight if mask is None else MaskedWeight(weight, mask, noise)
         return CompiledProduct(whole) if self.compiled else MaskedProduct(whole)
 
@@ -100,4 +104,6 @@ class UnrolledLayer:
             return bias_ih + bias_hh, None
         outside = bias_hh.clone()
         outside[..., 2 * hidden :] = 0
-        return bias_ih + outside, bias_hh[..., 2 * hidden :].unsqueeze(-2)
+        of_n = bias_hh[..., 2 * hidden :]
+        each = of_n.dim() == 2 and not self.particles  # (N, H)
+        return bias_ih + outside, of_n if each else of_n.unsqueeze(-2)

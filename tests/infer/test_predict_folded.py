@@ -8,7 +8,7 @@ import torch
 import pyro_vrnn as vrnn
 from pyro_vrnn.infer import predict
 from pyro_vrnn.infer._predict_inputs import repeat_rows
-from pyro_vrnn.infer._predict_runs import Program
+from pyro_vrnn.infer._predict_masks import MaskDraws
 from tests.infer.cases import CELLS, classifier, small
 
 strategies = pytest.mark.parametrize("strategy", ["batched", "folded"])
@@ -106,13 +106,13 @@ def test_weights_that_are_written_out_count_in_max_bytes(strategy, monkeypatch):
     model, guide, x = trained(small)
     x = x[:1, :1]  # so that a run has room for many sequences, and few networks
     one = sum(8 * site.shape.numel() for site in guide.sites.values())
-    written, dense = [], Program.dense
+    written, dense = [], MaskDraws.dense
 
     def spy(self, masks):
         values = dense(self, masks)
         written.append(sum(8 * value.numel() for value in values.values()))
         return values
 
-    monkeypatch.setattr(Program, "dense", spy)
+    monkeypatch.setattr(MaskDraws, "dense", spy)
     predict(model, guide, x, num_samples=60, strategy=strategy, max_bytes=10 * one, progress=False)
     assert max(written) <= 10 * one
