@@ -303,6 +303,8 @@ def test_auto_under_a_transform_takes_torch_s_operations(taken):
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:DeprecationWarning")
 def test_auto_in_a_trace_takes_torch_s_operations(taken):
     case = Case("RNN_TANH", "plain", torch.float32)
+    case.weights = [LayerWeights(*(w.detach() for w in layer)) for layer in case.weights]
+    case.state = tuple(s.detach() for s in case.state)
     with torch.no_grad():
         traced = torch.jit.trace(
             lambda x: recurrent("RNN_TANH", x, case.state, case.weights)[0],
