@@ -30,12 +30,11 @@ class CompiledProduct:
     """As :class:`~pyro_vrnn.ops.products.MaskedProduct`, without the products of single steps."""
 
     def __init__(self, weight: Tensor | MaskedWeight) -> None:
-        masked = weight if isinstance(weight, MaskedWeight) else None
-        self._loc = weight.loc if isinstance(weight, MaskedWeight) else weight
-        noise = None if masked is None else masked.noise
+        mask, noise = None, None
+        if isinstance(weight, MaskedWeight):
+            weight, mask, noise = weight
         assert not isinstance(noise, SpannedNoise)
-        self.noise = noise
-        mask = None if masked is None else masked.mask
+        self._loc, self.noise = weight, noise
         self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
         self._parts = 1 if mask is None else mask.shape[1]
         self._lib = functions(self._loc.dtype)

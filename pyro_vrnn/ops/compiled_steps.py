@@ -84,6 +84,7 @@ class CompiledSteps:
             layer.kept, layer.kept_gate = gates.data_ptr(), gates.stride(0)
             layer.kept_step = gates.stride(1) if gates.shape[1] == steps.num_steps else 0
         if bias_n is not None:
+            bias_n = bias_n.contiguous()
             layer.bias_n = bias_n.data_ptr()
             layer.particle_bias = bias_n.stride(0) if bias_n.dim() == 3 else 0
         call(self._lib.vrnn_forward, layer)

@@ -2,11 +2,10 @@ r"""
 Recurrent layers by hand-written forward and backward passes.
 
 For weights that no library kernel takes: a mask for each sequence
-(:class:`~pyro_vrnn.ops.weights.MaskedWeight`), or S particles. Forward, the input's product is made
-for a piece of steps at a time, right before these steps; the activated gates are kept. Backward,
-each weight gradient is one product over a window of many steps, for which the gates' gradients wait
-in memory that the next window uses again. A second derivative is refused; the reference path has
-one.
+(:class:`~pyro_vrnn.ops.weights.MaskedWeight`), or S particles; in compiled code for any weights.
+Forward, the input's product is made for a piece of steps at a time, right before these steps; the
+activated gates are kept. Backward, each weight gradient is one product over a window of many steps,
+for which the gates' gradients wait in memory that the next window uses again.
 """
 
 from __future__ import annotations
@@ -20,14 +19,10 @@ from torch import Tensor
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import GATES, State
 from pyro_vrnn.ops.products import Product
+from pyro_vrnn.ops.second_order import differentiable_grads
+from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.unrolled_layer import UnrolledLayer
-from pyro_vrnn.ops.weights import (
-    LayerWeights,
-    MaskedWeight,
-    SequenceBias,
-    differs_by_sequence,
-    dtype_of,
-)
+from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias, dtype_of
 
 
 def run_unrolled(
@@ -120,7 +115,7 @@ def _run_layer(
         names = sorted(str(d) for d in dtypes)
         raise ValueError(f"Expected input, state and weights of one dtype, got {', '.join(names)}.")
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if save and differs_by_sequence(weights):
+    if save and any(isinstance(w, (SpannedNoise, SequenceBias)) for w in (*ih, *hh, *weights[2:])):
         raise NotImplementedError(
             "Expected no gradient of a layer with noise or biases for each sequence, got something "
             "that requires grad: use torch.no_grad()."
@@ -181,11 +176,9 @@ class _Unrolled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise NotImplementedError(
-                "Expected one differentiation of a recurrent layer on the unrolled path, got "
-                "create_graph=True: only path='reference' has a second derivative."
-            )
+        if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
+            inputs = (*ctx.saved_tensors[:9], *ctx.saved_tensors[12:])
+            return None, *differentiable_grads(ctx.layer, inputs, grads, ctx.needs_input_grad[1:])
         backward = _Backward(ctx.layer, ctx.saved_tensors, grads, ctx.needs_input_grad[1:])
         with torch.autocast(backward.h.device.type, enabled=False):
             return None, *backward.run()

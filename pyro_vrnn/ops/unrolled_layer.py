@@ -38,12 +38,13 @@ class UnrolledLayer:
     def num_gates(self) -> int:
         return GATES[self.mode]
 
-    def product(self, weight: Tensor, mask: Any, noise: Any) -> Any:
+    def product(self, weight: Tensor, mask: Tensor | None, noise: Any) -> Any:
         if self.particles and self.compiled and weight.dim() == 3:
             return CompiledBatch(weight)
         if self.particles:
             return BatchedProduct(weight, self.particles)
         if isinstance(noise, SpannedNoise):
+            assert mask is not None
             return SpannedProduct(MaskedWeight(weight, mask, noise))
         whole = weight if mask is None else MaskedWeight(weight, mask, noise)
         return CompiledProduct(whole) if self.compiled else MaskedProduct(whole)

@@ -113,12 +113,6 @@ def dtype_of(weights: Sequence[LayerWeights]) -> torch.dtype:
     return weight.loc.dtype if isinstance(weight, MaskedWeight) else weight.dtype
 
 
-def differs_by_sequence(layer: LayerWeights) -> bool:
-    """Whether a layer has noise or biases for each sequence, which allow no gradient."""
-    noises = (w.noise for w in layer[:2] if isinstance(w, MaskedWeight))
-    return any(isinstance(part, (SpannedNoise, SequenceBias)) for part in (*noises, *layer[2:]))
-
-
 def masked_linear(
     x: Tensor,  # (*, N, *, D)
     weight: MaskedWeight,  # (F, D), one mask for all rows

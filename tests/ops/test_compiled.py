@@ -15,6 +15,7 @@ import torch
 from pyro_vrnn.ops import compiled, compiler
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
+from pyro_vrnn.ops.weights import MaskedWeight
 from tests.ops.test_recurrent_paths import Case, assert_equal, compare
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -61,6 +62,37 @@ def test_threads_change_no_bit(mode, kind, hidden, threads):
         runs.append([t for t in (*values, *grads) if t is not None])
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+def strided(x):
+    """Return the same numbers with other gaps and another order of dims in memory."""
+    dims = list(range(x.dim()))[::-1]
+    return x.detach().permute(dims).repeat_interleave(2, 0)[::2].permute(dims)
+
+
+@modes
+@pytest.mark.parametrize("kind", ["untied", "tied", "plain", "particles", "particles of x"])
+def test_any_strides(mode, kind, dtype):
+    """Of what goes in, forward and backward: compiled code takes pointers."""
+    case = Case(mode, kind, dtype, noise=True)
+    taken = {}
+    for path in ("reference", "compiled"):
+        moved = {id(leaf): strided(leaf).requires_grad_() for leaf in case.leaves}
+
+        def other(part, moved=moved):
+            if isinstance(part, MaskedWeight):
+                return MaskedWeight(other(part.loc), strided(part.mask), other(part.noise))
+            return moved[id(part)]
+
+        weights = [LayerWeights(*map(other, layer)) for layer in case.weights]
+        state = tuple(other(s) for s in case.state)
+        output, last = recurrent(mode, other(case.x), state, weights, path=path)
+        found = (output, *last)
+        grads = [strided(torch.sin(torch.arange(f.numel())).view(f.shape).to(f)) for f in found]
+        leaves = list(moved.values())
+        taken[path] = [*found, *torch.autograd.grad(found, leaves, grads, allow_unused=True)]
+    assert not moved[id(case.x)].is_contiguous()
+    assert_equal(taken["compiled"], taken["reference"], dtype)
 
 
 def squash(mode, x):  # (n,) -> (n,): the cell's function, by a net that does nothing else

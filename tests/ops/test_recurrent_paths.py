@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-from pyro_vrnn.ops import gemm, unrolled_layer
+from pyro_vrnn.ops import gemm, paths, unrolled_layer
 from pyro_vrnn.ops import recurrent as module
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
@@ -267,22 +267,56 @@ def taken(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize(
-    ("kind", "fast"), [("untied", "compiled"), ("particles", "compiled"), ("plain", "fused")]
-)
-def test_auto_takes_the_fast_path_and_logs_it_once(kind, fast, taken, caplog):
+FAST = [  # mode, kind, whether a gradient is asked for, path
+    ("LSTM", "untied", True, "compiled"),
+    ("LSTM", "particles", False, "compiled"),
+    ("LSTM", "plain", True, "compiled"),
+    ("LSTM", "plain", False, "fused"),
+    ("GRU", "plain", True, "compiled"),
+    ("RNN_RELU", "plain", False, "compiled"),
+]
+
+
+@pytest.mark.parametrize(("mode", "kind", "grad", "fast"), FAST)
+def test_auto_takes_the_fast_path_and_logs_it_once(mode, kind, grad, fast, taken, caplog):
     if shutil.which("cc") is None and fast == "compiled":
         pytest.skip("no C compiler on this machine")
-    case = Case("LSTM", kind)
-    with caplog.at_level(logging.INFO, logger=module.__name__):
+    case = Case(mode, kind)
+    with caplog.at_level(logging.INFO, logger=module.__name__), torch.set_grad_enabled(grad):
         case.forward("auto")
         case.forward("auto")
     assert taken == [fast] * 2
     assert [r.getMessage().endswith(f"the {fast} path") for r in caplog.records] == [True]
 
 
+def test_auto_under_a_transform_takes_torch_s_operations(taken):
+    case = Case("GRU", "plain")
+
+    def loss(x):
+        return recurrent("GRU", x, case.state, case.weights)[0].square().sum()
+
+    grad = torch.func.grad(loss)(case.x)
+    torch.testing.assert_close(grad, torch.autograd.grad(loss(case.x), case.x)[0])
+    assert taken == ["fused", "compiled"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:DeprecationWarning")
+def test_auto_in_a_trace_takes_torch_s_operations(taken):
+    case = Case("RNN_TANH", "plain", torch.float32)
+    case.weights = [LayerWeights(*(w.detach() for w in layer)) for layer in case.weights]
+    case.state = tuple(s.detach() for s in case.state)
+    with torch.no_grad():
+        traced = torch.jit.trace(
+            lambda x: recurrent("RNN_TANH", x, case.state, case.weights)[0],
+            (case.x,),
+            check_trace=False,
+        )
+        assert set(taken) == {"fused"}
+        torch.testing.assert_close(2 * traced(case.x), 2 * case.forward("auto")[0])
+
+
 def test_auto_does_without_compiled_code_and_says_why(taken, caplog, monkeypatch):
-    monkeypatch.setattr(module, "why_not", lambda device, dtype: "found no C compiler")
+    monkeypatch.setattr(paths, "why_not", lambda device, dtype: "found no C compiler")
     with caplog.at_level(logging.INFO, logger=module.__name__):
         Case("LSTM", "untied").forward("auto")
     assert taken == ["unrolled"]
@@ -323,14 +357,20 @@ def test_gradients_that_come_in_are_not_written_over(mode, path):
     assert all((g == 1).all() for g in given)
 
 
-def test_second_derivatives_are_refused(path):
-    case = Case("LSTM", "untied")
-    loss = case.forward(path)[0].square().sum()
-    with pytest.raises(NotImplementedError, match=r"Expected one differentiation .*'reference'"):
-        torch.autograd.grad(loss, case.x, create_graph=True)
-    loss = case.forward("reference")[0].square().sum()
-    (grad,) = torch.autograd.grad(loss, case.x, create_graph=True)
-    assert torch.isfinite(torch.autograd.grad(grad.square().sum(), case.x)[0]).all()
+@modes
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [None, [2, 5, 3]], ids=["full", "lengths"])
+def test_second_derivatives_are_the_reference_s(mode, kind, lengths, path):
+    lengths = None if lengths is None else torch.tensor(lengths)
+    case = Case(mode, kind, noise=True, two_way=True)
+    found = []
+    for taken in (path, "reference"):
+        outputs = case.forward(taken, lengths)
+        loss = sum(f.square().sum() for f in outputs)
+        grads = torch.autograd.grad(loss, case.leaves, create_graph=True, allow_unused=True)
+        again = sum(g.square().sum() for g in grads if g is not None)
+        found.append([*grads, *torch.autograd.grad(again, case.leaves, allow_unused=True)])
+    assert_equal(found[0], found[1], torch.float64)
 
 
 def test_autocast_runs_in_the_weights_dtype(path):

@@ -267,8 +267,6 @@ def test_layers_refuse():
     net = Net("LSTM", torch.float64, False)
     with pytest.raises(NotImplementedError, match=r"longest first, where each has noise"):
         net.run("auto", net.weights, torch.tensor([2, 5, 3]))
-    with pytest.raises(RuntimeError, match=r"path='compiled', got none: it knows no noise or"):
-        net.run("compiled", net.weights)
     with pytest.raises(ValueError, match=r"drawn whole, got 5 directions of 6"):
         net.run("reference", Net("LSTM", torch.float64, False, (12, 5)).weights)
     net.state[0].requires_grad_()
