@@ -32,6 +32,7 @@ from pyro_vrnn.infer._predict_runs import (
 )
 from pyro_vrnn.infer._predict_spans import SpanDraws, has_scalar_noise
 from pyro_vrnn.infer._predict_summaries import Collector
+from pyro_vrnn.ops.compiled import why_not
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,8 @@ class Job:
         names = [strategy]
         masks_only = self.program.masks is not None
         if strategy == "auto":
-            names = [choose_strategy(sizes, num_samples, count, device, masks=masks_only), "loop"]
+            how = device if why_not(self.device.type, self.program.dtype) else "compiled"
+            names = [choose_strategy(sizes, num_samples, count, how, masks=masks_only), "loop"]
             if self._spans is not None and num_samples > 1:
                 names.insert(0, "folded")
         given = self.draws

@@ -14,14 +14,16 @@ from pyro_vrnn.distributions.weight_site import weight_site_of
 # On the CPU, chunks stay near the size of its cache: above these, an LSTM took up to 1.7 times as
 # long for a sequence (32 MiB of cache; the estimate counts twice what the library's kernel needs).
 CPU_BYTES = {"loop": 2**26, "batched": 2**24, "folded": 2**26}
-# A run costs Pyro about 0.3 ms whatever its size. On one CPU thread an LSTM's draws were faster
-# together than one by one below this many multiply-adds a draw (H = 32, T = 35: 1 and 10
-# sequences, not 100; H = 200: none). The bound for a GPU, where it is launches that cost, is a
-# guess: none was here.
-BATCHED_WORK = {"cpu": 2_500_000, "gpu": 1_000_000_000}
-# Draws that are masks: on one CPU thread an LSTM was faster folded than in a loop for 4 and 16
-# sequences at H = 32, for 4 but not 16 at H = 200, and never for 64.
-FOLDED_SEQUENCES = 8
+# A run costs Pyro about 0.3 ms whatever its size. On one CPU thread, T = 35, LSTMs' and GRUs' draws
+# were faster together than one by one below this many multiply-adds a draw: compiled, up to 30
+# sequences at H = 32, 10 to 30 at 64, 4 to 10 at 128, 1 to 4 at 200; in torch's operations, 10 at
+# H = 32 and none at 200. The bound for a GPU, where it is launches that cost, is a guess: none was
+# here.
+BATCHED_WORK = {"compiled": 12_000_000, "cpu": 2_500_000, "gpu": 1_000_000_000}
+# Draws that are masks, likewise: compiled, folded was as fast as a loop or faster for 16 sequences
+# at H = 128 and 200, not for 32 (LSTM); in torch's operations for 4, not for 16 at H = 200. In small
+# networks it is faster for more.
+FOLDED_SEQUENCES = {"compiled": 16, "cpu": 8, "gpu": 8}
 # Noise drawn along what one sequence spans: on one CPU thread an LSTM was faster than in a loop or
 # in compiled batches where that is at most a third of the weights (T = 5 at H = 32, 35 at 128: 1.4
 # times; 35 at H = 200 and 400: 2 and 2.6 times), and slower where it is a half (T = 64 at H = 128).
@@ -101,11 +103,15 @@ def choose_strategy(
     Return ``"batched"`` where a draw's work is small beside what a run costs.
 
     Draws that are ``masks`` share the network's weights: ``"folded"`` then, for few sequences.
+
+    :param str device: ``"compiled"`` (a CPU with compiled code), ``"cpu"`` or ``"gpu"``.
     """
-    if masks and num_samples > 1 and num_sequences <= FOLDED_SEQUENCES:
-        return "folded"
+    if num_samples == 1:
+        return "loop"
     few = num_sequences * sizes.work <= BATCHED_WORK[device]
-    return "batched" if num_samples > 1 and few else "loop"
+    if masks and (few or num_sequences <= FOLDED_SEQUENCES[device]):
+        return "folded"
+    return "batched" if few else "loop"
 
 
 def spans_pay(sizes: Sizes, held: int, device: str) -> bool:

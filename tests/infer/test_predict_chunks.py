@@ -194,7 +194,14 @@ def test_auto_chooses_by_size():
     assert choose(small, 100, 1, "cpu") == "batched"
     assert choose(small, 1, 1, "cpu") == "loop"
     assert choose(small, 100, 10**5, "cpu") == "loop"
+    assert choose(small, 100, 10**4, "cpu") == "loop"
+    assert choose(small, 100, 10**4, "compiled") == "batched"
+    assert choose(small, 100, 10**5, "compiled") == "loop"
     assert choose(small, 100, 10**5, "gpu") == "batched"
+    large = _predict_plan.Sizes(weights=1, sequence=1, outputs=1, work=10**9)
+    for masks, sequences, strategy in ((True, 8, "folded"), (True, 9, "loop"), (False, 8, "loop")):
+        assert choose(large, 100, sequences, "cpu", masks=masks) == strategy
+    assert choose(small, 100, 100, "cpu", masks=True) == "folded"
 
 
 @pytest.mark.parametrize("strategy", ["loop", "batched"])

@@ -52,8 +52,8 @@ def test_a_layer_equals_ours_under_the_same_weights(cell, dtype, device):
     ours = TWINS[cell][0](
         3, 5, 2, bidirectional=True, batch_first=True, dtype=dtype, device=device
     ).eval()
-    weights = {
-        n: torch.randn(s, dtype=dtype, device=device) for n, s in ours._weight_shapes.items()
+    weights = {  # not larger: relu's errors grow with its outputs
+        n: torch.randn(s, dtype=dtype, device=device) / 3 for n, s in ours._weight_shapes.items()
     }
     x = torch.randn(4, 6, 3, dtype=dtype, device=device)
     plain = plain_torch(ours, weights)
