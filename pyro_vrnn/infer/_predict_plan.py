@@ -21,8 +21,8 @@ CPU_BYTES = {"loop": 2**26, "batched": 2**24, "folded": 2**26}
 # here.
 BATCHED_WORK = {"compiled": 12_000_000, "cpu": 2_500_000, "gpu": 1_000_000_000}
 # Draws that are masks, likewise: compiled, folded was as fast as a loop or faster for 16 sequences
-# at H = 128 and 200, not for 32 (LSTM); in torch's operations for 4, not for 16 at H = 200. In small
-# networks it is faster for more.
+# at H = 128 and 200, not for 32 (LSTM); in torch's operations for 4, not for 16 at H = 200. In
+# small networks it is faster for more.
 FOLDED_SEQUENCES = {"compiled": 16, "cpu": 8, "gpu": 8}
 # Noise drawn along what one sequence spans: on one CPU thread an LSTM was faster than in a loop or
 # in compiled batches where that is at most a third of the weights (T = 5 at H = 32, 35 at 128: 1.4

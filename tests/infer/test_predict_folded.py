@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyro_vrnn as vrnn
-from pyro_vrnn.infer import predict
+from pyro_vrnn.infer import _predict_plan, predict
 from pyro_vrnn.infer._predict_inputs import repeat_rows
 from pyro_vrnn.infer._predict_masks import MaskDraws
 from tests.infer.cases import CELLS, classifier, small
@@ -71,8 +71,10 @@ def test_one_function_a_draw(strategy):
     assert found.mean_draws.std(0).max() > 1e-3
 
 
-def test_auto_folds_few_sequences_only():
+def test_auto_folds_few_sequences_only(monkeypatch):
     model, guide, x = trained(small)
+    for how in ("compiled", "cpu"):  # as if the network were large
+        monkeypatch.setitem(_predict_plan.BATCHED_WORK, how, 0)
     few = predict(model, guide, x[:1], num_samples=4, progress=False)
     many = predict(model, guide, x.repeat(500, 1, 1), num_samples=4, progress=False)
     assert (few.strategy, many.strategy) == ("folded", "loop")
