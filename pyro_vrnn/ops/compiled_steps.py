@@ -73,7 +73,7 @@ class CompiledSteps:
         steps: Steps,
         window: slice,
         rows: Tensor,  # (*, t, N, G*H), contiguous
-        gates: Tensor | None,  # (G, T, *state), or (G, 1, *state) if they are not to be kept
+        gates: Tensor | None,  # (G, T, *state), or None if they are not to be kept
         h: Tensor,  # (T+1, *state)
         extra: Tensor | None,  # likewise, or (T, *state); of stride 0 if not to be kept
         bias_n: Tensor | None,
@@ -82,7 +82,7 @@ class CompiledSteps:
         layer = self._layer(steps, window, rows, h, extra, backward=False)
         if gates is not None:
             layer.kept, layer.kept_gate = gates.data_ptr(), gates.stride(0)
-            layer.kept_step = gates.stride(1) if gates.shape[1] == steps.num_steps else 0
+            layer.kept_step = gates.stride(1)
         if bias_n is not None:
             bias_n = bias_n.contiguous()
             layer.bias_n = bias_n.data_ptr()

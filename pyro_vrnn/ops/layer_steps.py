@@ -17,7 +17,7 @@ class LayerSteps(Protocol):
         steps: Steps,
         window: slice,
         rows: Tensor,  # pre-activations from the input, (*, t, N, G*H); may be written over
-        gates: Tensor | None,  # (G, T, *state), or (G, 1, *state) if they are not to be kept
+        gates: Tensor | None,  # what UnrolledLayer.gates returned
         h: Tensor,  # (T+1, *state)
         extra: Tensor | None,  # c, likewise, or (T, *state); of stride 0 if it is not to be kept
         bias_n: Tensor | None,  # of a GRU, (1, H) or (S, 1, H)

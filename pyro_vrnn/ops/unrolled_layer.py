@@ -22,6 +22,7 @@ _PIECE = (512, 2**20)
 # ... and for the weights' gradients, whose products want as many rows as memory allows. Compiled
 # code takes as many in all it does, as it lays out the weights for each call.
 _WINDOW = (1024, 2**22)
+_STEPS = 8  # for compiled code, at least, if the numbers allow it
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class UnrolledLayer:
     def _cut(self, size: tuple[int, int], rows: Tensor, within: slice | None = None) -> list[slice]:
         num_rows, numbers = size
         by_rows = num_rows // max(rows.shape[-2], 1)
+        if self.compiled:  # which takes some sequences through all of these steps
+            by_rows = max(by_rows, _STEPS)
         by_numbers = numbers // max(rows[..., 0, :, :].numel(), 1)
         return self.steps.windows(min(by_rows, by_numbers), within)
 
@@ -78,10 +81,12 @@ class UnrolledLayer:
         return like.new_empty(*leading, *shape)
 
     def gates(self, h: Tensor) -> Tensor | None:
-        """Return room for the activated gates: of all steps, or of one after the other."""
-        if not self.save and not KERNELS[self.mode].keeps_gates:
-            return None
-        return h.new_empty(self.num_gates, self.steps.num_steps if self.save else 1, *h.shape[1:])
+        """Return room for the activated gates: of all steps, of one after the other, or none."""
+        if KERNELS[self.mode].keeps_gates and self.save:
+            return h.new_empty(self.num_gates, self.steps.num_steps, *h.shape[1:])
+        if KERNELS[self.mode].keeps_gates and not self.compiled:
+            return h.new_empty(self.num_gates, 1, *h.shape[1:])
+        return None
 
     def extra(self, h: Tensor, state: State) -> Tensor | None:
         """Return room for what a cell keeps besides h: an LSTM's c, a GRU's recurrent part of n."""

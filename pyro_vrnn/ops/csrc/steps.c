@@ -16,6 +16,7 @@ runs on.
 #include "tiles.h"
 
 #define MAX_GATES 4
+#define BLOCK (2 * CHUNK) /* sequences that a thread takes through all steps before the next ones */
 
 /* A layer. Sizes and strides count numbers, not bytes. */
 
@@ -33,7 +34,7 @@ typedef struct {
     const real *mask;      /* (groups, N, H) */
     real *rows;            /* (S, t, N, G*H): pre-activations; backward their gradient */
     long particle_rows;    /* from a particle's rows to the next one's */
-    real *kept;            /* (G, T or 1, S, N, H): activated gates */
+    real *kept;            /* (G, T, S, N, H): activated gates; null if they are not to be kept */
     long kept_gate, kept_step;
     real *h;     /* (T+1, S, N, H) */
     real *extra; /* LSTM: c, (T+1, S, N, H); GRU: W_hn h + b_hn, (T, S, N, H) */
@@ -46,8 +47,8 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    long waiting, turn;
-    char apart[64 - 2 * sizeof(long)];
+    long waiting, turn, failed;
+    char apart[64 - 3 * sizeof(long)];
 } Barrier;
 
 /* What one thread does: some sequences, some panels of units, some particles. */
@@ -58,6 +59,7 @@ typedef struct {
     real *masked; /* (groups, rows, H) */
     real *gates;  /* (MAX_GATES + 1, CHUNK, 2 * WIDTH) */
     real *packed; /* a particle's weights, those panels that this thread uses */
+    const real *loc; /* packed */
 } Share;
 
 static void meet(Share *share) {
@@ -89,13 +91,16 @@ INLINE void cell_forward(
     const long gate = (long)CHUNK * 2 * WIDTH;
 #define PRODUCT(K) (*(const vec *)(gates + (K) * gate))
 #define ROW(K) load(rows + (K) * hidden, count)
-#define KEEP(K, X) store(kept + (K) * q->kept_gate, X, count)
+#define KEEP(K, X) if (q->kept) store(kept + (K) * q->kept_gate, X, count)
     if (q->mode == LSTM) {
         real *c = q->extra + state;
         vec i = sigmoid(PRODUCT(0) + ROW(0)), f = sigmoid(PRODUCT(1) + ROW(1));
         vec g = tanh_vec(PRODUCT(2) + ROW(2)), o = sigmoid(PRODUCT(3) + ROW(3));
         vec cell = f * load(c + old * q->extra_step, count) + i * g;
-        KEEP(0, i), KEEP(1, f), KEEP(2, g), KEEP(3, o);
+        KEEP(0, i);
+        KEEP(1, f);
+        KEEP(2, g);
+        KEEP(3, o);
         store(c + new * q->extra_step, cell, count);
         store(h + new * step, o * tanh_vec(cell), count);
     } else if (q->mode == GRU) {
@@ -103,7 +108,9 @@ INLINE void cell_forward(
         vec inner = PRODUCT(2);
         if (q->bias_n) inner += load(q->bias_n + particle * q->particle_bias + unit, count);
         vec n = tanh_vec(ROW(2) + r * inner);
-        KEEP(0, r), KEEP(1, z), KEEP(2, n);
+        KEEP(0, r);
+        KEEP(1, z);
+        KEEP(2, n);
         store(q->extra + t * q->extra_step + state, inner, count);
         store(h + new * step, n + z * (load(h + old * step, count) - n), count);
     } else {
@@ -166,27 +173,10 @@ static Step step_at(const Layer *q, long k, int backward) {
 #define EACH_PAIR(PANEL) long PANEL = share->first_panel; PANEL < share->last_panel; PANEL += 2
 #define PAIR(PANEL) ((int)min_of(2, share->last_panel - (PANEL)))
 
-typedef void Pack(const real *, real *, long, long, long, long);
-
-static const real *weights_of(
-    const Layer *q, Share *share, long particle, long parts, long depth, Pack *lay_out
-) {
-    if (!q->particle_weights) return q->loc;
-    const real *weight = q->loc + particle * q->particle_weights;
-    const long size = num_panels(q->hidden) * depth * WIDTH;
-    for (long part = 0; part < parts; part++)
-        lay_out(
-            weight + part * q->hidden * depth, share->packed + part * size, share->first_panel,
-            share->last_panel, q->hidden, depth
-        );
-    return share->packed;
-}
-
 static void steps_forward(const Layer *q, Share *share, long particle) {
     const long hidden = q->hidden, width = q->gates * hidden, panels = num_panels(hidden);
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
     const long base = (particle * q->sequences + first) * hidden, num_rows = share->last_row - first;
-    const real *loc = weights_of(q, share, particle, q->gates, hidden, pack);
     for (long k = 0; k < q->stop - q->start; k++) {
         Step now = step_at(q, k, 0);
         const long active = running(q, share, now.t);
@@ -205,7 +195,7 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
                 for (long g = 0; g < q->gates; g++) {
                     long m = q->groups > 1 ? g : 0, at = (g * panels + panel) * hidden * WIDTH;
                     const real *x = q->groups ? share->masked + m * num_rows * hidden : h;
-                    Part parts[2] = {{x + top * hidden, hidden, loc + at, hidden}};
+                    Part parts[2] = {{x + top * hidden, hidden, share->loc + at, hidden}};
                     if (q->noise)
                         parts[1] = (Part){h + top * hidden, hidden, q->noise + at, hidden};
                     times(
@@ -243,7 +233,6 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
     const long base = (particle * q->sequences + first) * hidden, num_rows = share->last_row - first;
     const long parts = max_of(q->groups, 1), depth = width / parts;
-    const real *loc = weights_of(q, share, particle, parts, depth, pack_transposed);
     for (long k = 0; k < q->stop - q->start; k++) {
         Step now = step_at(q, k, 1);
         const long active = running(q, share, now.t);
@@ -279,7 +268,7 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
                 const int vectors = PAIR(panel);
                 for (long m = 0; m < parts; m++) {
                     Part part = {
-                        grads + m * depth, width, loc + (m * panels + panel) * depth * WIDTH, depth
+                        grads + m * depth, width, share->loc + (m * panels + panel) * depth * WIDTH, depth
                     };
                     times(chunk, vectors, &part, 1, share->gates + m * CHUNK * 2 * WIDTH);
                 }
@@ -313,8 +302,34 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
 /* Split `count` things among `shares`, and return the first of share k. */
 static long cut(long count, long shares, long k) { return count * k / shares; }
 
+/* Lay out a particle's weights. */
+static void take_particle(const Layer *q, Share *share, long particle, int backward) {
+    share->loc = q->loc;
+    if (!q->particle_weights) return;
+    const long parts = backward ? 1 : q->gates, depth = q->gates * q->hidden / parts;
+    const real *weight = q->loc + particle * q->particle_weights;
+    for (long part = 0; part < parts; part++)
+        (backward ? pack_transposed : pack)(
+            weight + part * q->hidden * depth,
+            share->packed + part * num_panels(q->hidden) * depth * WIDTH, share->first_panel,
+            share->last_panel, q->hidden, depth
+        );
+    share->loc = share->packed;
+}
+
+/* Some sequences after the others, so that what a step needs of them stays in the cache. */
+static void run_blocks(const Layer *q, const Share *share, long particle, int backward) {
+    const long rows = share->last_row - share->first_row, blocks = (rows + BLOCK - 1) / BLOCK;
+    for (long b = 0; b < blocks; b++) {
+        Share block = *share;
+        block.first_row = share->first_row + cut(rows, blocks, b);
+        block.last_row = share->first_row + cut(rows, blocks, b + 1);
+        (backward ? steps_backward : steps_forward)(q, &block, particle);
+    }
+}
+
 static void run_share(
-    const Layer *q, long thread, long threads, Barrier *barriers, int backward, int *failed
+    const Layer *q, long thread, long threads, Barrier *barriers, int backward
 ) {
     const long panels = num_panels(q->hidden), n = q->sequences;
     const long over_particles = min_of(threads, q->particles), left = threads / over_particles;
@@ -343,29 +358,34 @@ static void run_share(
         .sharers = over_panels,
         .barrier = barriers + thread / over_panels,
     };
-    share.masked = memory(q->groups * (share.last_row - share.first_row) * q->hidden);
+    share.masked = memory(q->groups * BLOCK * q->hidden);
     share.gates = memory((long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH);
     share.packed = memory(q->particle_weights ? q->gates * panels * WIDTH * q->hidden : 0);
+    long *failed = &share.barrier->failed;
     if (!share.masked || !share.gates || !share.packed) __atomic_store_n(failed, 1, __ATOMIC_RELEASE);
-    meet(&share);
+    meet(&share); /* all who share these sequences go on, or none */
     if (!__atomic_load_n(failed, __ATOMIC_ACQUIRE))
-        for (long s = share.first_particle; s < share.last_particle; s++)
-            (backward ? steps_backward : steps_forward)(q, &share, s);
+        for (long s = share.first_particle; s < share.last_particle; s++) {
+            take_particle(q, &share, s, backward);
+            run_blocks(q, &share, s, backward);
+        }
     free(share.masked);
     free(share.gates);
     free(share.packed);
 }
 
 static int run_layer(const Layer *q, int backward) {
-    int failed = 0;
-    Barrier *barriers = calloc(max_of(q->threads, 1), sizeof(Barrier));
+    const long groups = max_of(q->threads, 1);
+    Barrier *barriers = calloc(groups, sizeof(Barrier));
     if (!barriers) return 1;
 #ifdef _OPENMP
-#pragma omp parallel num_threads(q->threads)
-    run_share(q, omp_get_thread_num(), omp_get_num_threads(), barriers, backward, &failed);
+#pragma omp parallel num_threads(groups)
+    run_share(q, omp_get_thread_num(), omp_get_num_threads(), barriers, backward);
 #else
-    run_share(q, 0, 1, barriers, backward, &failed);
+    run_share(q, 0, 1, barriers, backward);
 #endif
+    int failed = 0;
+    for (long k = 0; k < groups; k++) failed |= barriers[k].failed != 0;
     free(barriers);
     return failed;
 }
