@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pyro_vrnn.ops.compiler import CannotCompileError, library
 
+_LARGE = 2**22  # bytes
 _DEFINES: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.float64: ("DOUBLE",)}
 
 
@@ -26,6 +28,8 @@ def functions(dtype: torch.dtype) -> Any:
         pack = getattr(lib, name)
         pack.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_long] * 4
         pack.restype = None
+    lib.vrnn_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_long]
+    lib.vrnn_large_pages.restype = None
     return lib
 
 
@@ -56,17 +60,58 @@ def pack(weight: Tensor, parts: int, *, transposed: bool = False) -> Tensor:  # 
     rows, columns = weight.shape[-2:]
     units, depth = (columns, rows // parts) if transposed else (rows // parts, columns)
     width = lib.vrnn_width()
-    matrices = weight.contiguous().view(-1, rows, columns)
+    matrices = weight.contiguous().reshape(weight.shape[:-2].numel(), rows, columns)
     packed = weight.new_empty(len(matrices), parts * -(-units // width) * width * depth)
+    on_large_pages(packed)
     write = lib.vrnn_pack_transposed if transposed else lib.vrnn_pack
     for one, out in zip(matrices, packed, strict=True):
-        write(one.data_ptr(), out.data_ptr(), parts, units, depth, torch.get_num_threads())
+        write(pointer(one), pointer(out), parts, units, depth, num_threads())
     return packed
 
 
+def on_large_pages(x: Tensor) -> Tensor:
+    """
+    Return a tensor that was just made, before anything is written to it.
+
+    Large memory that a call takes and gives back is new to the process each time. On Linux a page
+    of 4 KiB costs about as much to get as to fill: these tensors ask for larger ones.
+    """
+    if x.nbytes >= _LARGE:
+        functions(x.dtype).vrnn_large_pages(x.data_ptr(), x.nbytes)
+    return x
+
+
 def pointer(x: Tensor | None) -> int | None:
-    """Return where a tensor's numbers are, or None."""
-    return None if x is None else x.data_ptr()
+    """
+    Return where a tensor's numbers are, or None.
+
+    :raises RuntimeError: for a tensor without memory, such as a fake one.
+    """
+    if x is None or x.numel() == 0:
+        return None
+    address = x.data_ptr()
+    if address == 0:
+        raise RuntimeError("Expected a tensor with memory for compiled code; use path='unrolled'.")
+    return address
+
+
+class _Team:
+    """Threads do not survive a fork, and a child that waits for them would wait for ever."""
+
+    forked = False
+
+
+def _after_fork() -> None:
+    _Team.forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def num_threads() -> int:
+    """Return torch's number of threads, 1 in a forked process."""
+    return 1 if _Team.forked else torch.get_num_threads()
 
 
 def call(function: Any, structure: ctypes.Structure) -> None:

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from pyro_vrnn.ops.compiled import call, functions, pack, pointer
+from pyro_vrnn.ops.compiled import call, functions, num_threads, on_large_pages, pack, pointer
 from pyro_vrnn.ops.products import WeightGrads
 from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import MaskedWeight
@@ -24,6 +24,7 @@ class _Product(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("particles", "next_x", "next_gates", "next_loc")),
         *((name, ctypes.c_long) for name in ("next_bias", "next_for_x")),
     ]
+    held: Tensor | None = None  # what it points to and nobody else keeps
 
 
 class CompiledProduct:
@@ -51,14 +52,14 @@ class CompiledProduct:
         x = x.contiguous()
         product = self._product(x, out)
         product.loc, product.noise = self._weights(transposed=False)
-        product.x, product.bias = x.data_ptr(), pointer(bias)
+        product.x, product.bias = pointer(x), pointer(bias)
         call(self._lib.vrnn_fill, product)
 
     def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (t, N, G*H), (t, N, D)
         """Write the input's gradient from the rows' for all steps; both are contiguous."""
         product = self._product(out, rows)
         product.loc, product.noise = self._weights(transposed=True)
-        product.for_x = out.data_ptr()
+        product.for_x = pointer(out)
         call(self._lib.vrnn_input_grad, product)
 
     @staticmethod
@@ -69,10 +70,14 @@ class CompiledProduct:
     def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:  # (t, N, D)
         """Return the gradients of loc and noise, from products over all steps."""
         x = x.contiguous()
+        if x.numel() == 0:  # nothing would be written
+            zeros = torch.zeros_like(self._loc)
+            return zeros, zeros.clone() if noise_too else None
         loc = torch.empty_like(self._loc, memory_format=torch.contiguous_format)
-        noise = torch.empty_like(loc) if noise_too else None
+        noise = on_large_pages(torch.empty_like(loc)) if noise_too else None
+        on_large_pages(loc)
         product = self._product(x, left)
-        product.x, product.for_loc, product.for_noise = x.data_ptr(), loc.data_ptr(), pointer(noise)
+        product.x, product.for_loc, product.for_noise = pointer(x), pointer(loc), pointer(noise)
         call(self._lib.vrnn_weight_grad, product)
         return loc, noise
 
@@ -88,12 +93,12 @@ class CompiledProduct:
             columns=columns,
             width=rows.shape[-1],
             groups=0 if self.mask is None else len(self.mask),
-            threads=torch.get_num_threads(),
+            threads=num_threads(),
             mask=pointer(self.mask),
-            gates=rows.data_ptr(),
+            gates=pointer(rows),
         )
 
-    def _weights(self, *, transposed: bool) -> tuple[int, int | None]:
+    def _weights(self, *, transposed: bool) -> tuple[int | None, int | None]:
         """Return where loc and noise are, packed for the first of the windows."""
         if transposed not in self._packed:
             noise, parts = self.noise, 1 if transposed else self._parts
@@ -102,7 +107,7 @@ class CompiledProduct:
                 None if noise is None else pack(noise, parts, transposed=transposed),
             )
         loc, packed_noise = self._packed[transposed]
-        return loc.data_ptr(), pointer(packed_noise)
+        return pointer(loc), pointer(packed_noise)
 
 
 class CompiledBatch:
@@ -129,7 +134,7 @@ class CompiledBatch:
         """Write the input's gradient for all steps, (t, N, D) or (S, t, N, D)."""
         each = rows.new_empty(*rows.shape[:-1], self._weight.shape[-1])
         product = self._product(each, rows)
-        product.for_x, product.next_for_x = each.data_ptr(), each[0].numel()
+        product.for_x, product.next_for_x = pointer(each), each[0].numel()
         call(self._lib.vrnn_input_grad, product)
         out.copy_(each.sum(0) if out.dim() == 3 else each)
 
@@ -140,9 +145,11 @@ class CompiledBatch:
 
     def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:
         """Return the weights' gradient, from one product a particle over all steps."""
+        if x.numel() == 0:  # nothing would be written
+            return torch.zeros_like(self._weight), None
         grad = torch.empty_like(self._weight)
         product = self._product(x, left)
-        product.for_loc = grad.data_ptr()
+        product.for_loc = pointer(grad)
         call(self._lib.vrnn_weight_grad, product)
         return grad, None
 
@@ -156,14 +163,14 @@ class CompiledBatch:
             sequences=rows.shape[-2],
             columns=x.shape[-1],
             width=rows.shape[-1],
-            threads=torch.get_num_threads(),
-            x=x.data_ptr(),
-            gates=rows.data_ptr(),
-            loc=self._weight.data_ptr(),
+            threads=num_threads(),
+            x=pointer(x),
+            gates=pointer(rows),
+            loc=pointer(self._weight),
             particles=len(self._weight),
-            next_x=x[0].numel() if x.dim() == 4 else 0,
+            next_x=x[0].numel() if x.dim() == 4 and len(x) > 1 else 0,
             next_gates=rows_of_one.numel(),
             next_loc=self._weight[0].numel(),
         )
-        product.held = x  # as long as the structure points to it
+        product.held = x
         return product

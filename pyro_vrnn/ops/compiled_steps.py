@@ -10,12 +10,11 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import Piece, Steps
 from pyro_vrnn.ops.cells import GATES
-from pyro_vrnn.ops.compiled import call, functions, pack, pointer
+from pyro_vrnn.ops.compiled import call, functions, num_threads, pack, pointer
 
 _MODES = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU")  # in the order of the C code
 
@@ -65,6 +64,7 @@ class CompiledSteps:
         self._mode, self._gates, self._hidden = mode, GATES[mode], loc.shape[-1]
         self._loc, self._mask, self._noise, self._particles = loc, mask, noise, particles
         self._packed: dict[bool, tuple[Tensor, Tensor | None]] = {}
+        self._active: Any = None  # of the one layer that these steps are of
         self._lib = functions(loc.dtype)
         assert self._lib.vrnn_layer_size() == ctypes.sizeof(_Layer)
 
@@ -81,11 +81,11 @@ class CompiledSteps:
         """Run the steps of a window."""
         layer = self._layer(steps, window, rows, h, extra, backward=False)
         if gates is not None:
-            layer.kept, layer.kept_gate = gates.data_ptr(), gates.stride(0)
+            layer.kept, layer.kept_gate = pointer(gates), gates.stride(0)
             layer.kept_step = gates.stride(1)
         if bias_n is not None:
             bias_n = bias_n.contiguous()
-            layer.bias_n = bias_n.data_ptr()
+            layer.bias_n = pointer(bias_n)
             layer.particle_bias = bias_n.stride(0) if bias_n.dim() == 3 else 0
         call(self._lib.vrnn_forward, layer)
 
@@ -94,13 +94,12 @@ class CompiledSteps:
         layer = self._layer(
             piece.steps, piece.window, piece.rows, piece.h, piece.extra, backward=True
         )
-        outputs = None if piece.outputs is None else piece.outputs.contiguous()
         if piece.gates is not None:
-            layer.kept, layer.kept_gate = piece.gates.data_ptr(), piece.gates.stride(0)
+            layer.kept, layer.kept_gate = pointer(piece.gates), piece.gates.stride(0)
             layer.kept_step = piece.gates.stride(1)
-        layer.outputs, layer.inner = pointer(outputs), pointer(piece.inner)
-        layer.to_h = states[0].data_ptr()
-        layer.to_c = states[-1].data_ptr()
+        layer.outputs, layer.inner = pointer(piece.outputs), pointer(piece.inner)
+        layer.to_h = pointer(states[0])
+        layer.to_c = pointer(states[-1])
         call(self._lib.vrnn_backward, layer)
 
     def release(self) -> None:
@@ -121,21 +120,21 @@ class CompiledSteps:
             stop=window.stop,
             reverse=steps.reverse,
             groups=0 if self._mask is None else len(self._mask),
-            threads=torch.get_num_threads(),
-            loc=loc.data_ptr(),
+            threads=num_threads(),
+            loc=pointer(loc),
             noise=pointer(noise),
             particle_weights=loc[0].numel() if loc.dim() == 3 else 0,
             mask=pointer(self._mask),
-            rows=rows.data_ptr(),
+            rows=pointer(rows),
             particle_rows=rows.stride(0) if self._particles else 0,
-            h=h.data_ptr(),
+            h=pointer(h),
             extra=pointer(extra),
             extra_step=0 if extra is None else extra.stride(0),
         )
         if steps.active is not None:
-            active = (ctypes.c_long * steps.num_steps)(*steps.active)
-            layer.active = ctypes.cast(active, ctypes.c_void_p)
-            layer.held = active  # as long as the layer
+            if self._active is None:
+                self._active = (ctypes.c_long * steps.num_steps)(*steps.active)
+            layer.active = ctypes.cast(self._active, ctypes.c_void_p)
         return layer
 
     def _weights(self, backward: bool) -> tuple[Tensor, Tensor | None]:

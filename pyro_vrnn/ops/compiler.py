@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -29,6 +28,8 @@ _SOURCES = sorted((Path(__file__).parent / "csrc").glob("*.[ch]"))
 _FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fwrapv", "-shared", "-fPIC")
 # Tried in turn: compilers differ in what they call this processor, and whether they know threads.
 _OPTIONS = (
+    # The parameter keeps gcc from rounding the sums of some tiles otherwise, as it does for Zen.
+    ("-march=native", "--param=avoid-fma-max-bits=0", "-fopenmp"),
     ("-march=native", "-fopenmp"),
     ("-mcpu=native", "-fopenmp"),
     ("-march=native",),
@@ -36,6 +37,7 @@ _OPTIONS = (
     (),
 )
 SWITCH = "PYRO_VRNN_COMPILE"
+_PATIENCE = 300  # seconds
 
 
 class CannotCompileError(RuntimeError):
@@ -48,20 +50,24 @@ def library(*defines: str) -> ctypes.CDLL:
     Return the library, built if this is the first time on this machine.
 
     :raises CannotCompileError: if there is no compiler, or it fails, or the environment variable
-        ``PYRO_VRNN_COMPILE`` is 0.
+        ``PYRO_VRNN_COMPILE`` is 0 (it is read once a process).
     """
     if os.environ.get(SWITCH, "1") == "0":
         raise CannotCompileError(f"{SWITCH}=0")
-    compiler = _compiler()
-    name = f"steps-{_digest(compiler, defines)}.so"
     errors = []
-    for folder in _folders():
-        try:
-            if not (folder / name).exists():
-                _build(compiler, defines, folder / name)
-            return ctypes.CDLL(str(folder / name))
-        except OSError as error:  # a folder that cannot be written, or runs no code
-            errors.append(str(error))
+    try:
+        compiler = _compiler()
+        name = f"steps-{_digest(compiler, defines)}.so"
+        for make_folder in (_in_cache, _private):
+            try:
+                folder = make_folder()
+                if not (folder / name).exists():
+                    _build(compiler, defines, folder / name)
+                return ctypes.CDLL(str(_checked(folder / name)))
+            except OSError as error:  # a folder that cannot be written, or runs no code
+                errors.append(str(error))
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:  # no working compiler
+        errors.append(str(error))
     raise CannotCompileError("; ".join(errors))
 
 
@@ -76,12 +82,8 @@ def _compiler() -> list[str]:
 
 def _digest(compiler: list[str], defines: tuple[str, ...]) -> str:
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
-    parts = (
-        *(path.read_bytes() for path in _SOURCES),
-        version,
-        repr((_FLAGS, _OPTIONS, defines)).encode(),
-        _machine(),
-    )
+    options = repr((compiler, _FLAGS, _OPTIONS, defines)).encode()
+    parts = (*(path.read_bytes() for path in _SOURCES), version, options, _machine())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
@@ -97,11 +99,19 @@ def _machine() -> bytes:
     return "\n".join([*names, *known]).encode()
 
 
-def _folders() -> Iterator[Path]:
-    """Yield where the library may lie: in the user's cache, or for this process only."""
+def _in_cache() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    yield Path(cache) / "pyro_vrnn"
-    yield _private()
+    folder = Path(cache) / "pyro_vrnn"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return _checked(folder)
+
+
+def _checked(path: Path) -> Path:
+    """Return a path that nobody else can write to: what lies there is run."""
+    status = path.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise PermissionError(f"Expected {path} to be writable by this user only.")
+    return path
 
 
 @functools.cache
@@ -113,17 +123,19 @@ def _private() -> Path:
 
 def _build(compiler: list[str], defines: tuple[str, ...], path: Path) -> None:
     """Compile to a name of its own and move it in place: two processes may be at it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     message, sources = "", [str(path) for path in _SOURCES if path.suffix == ".c"]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         for options in _OPTIONS:
             define = [f"-D{name}" for name in defines]
             command = [*compiler, *_FLAGS, *options, *define, *sources, "-o", str(made)]
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            run = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=_PATIENCE
+            )
             if run.returncode == 0:
+                made.chmod(0o700)
                 os.replace(made, path)
-                _log.info("compiled %s", path)
+                _log.info("compiled %s with %s", path, " ".join(options))
                 return
             message = message or f"{' '.join(command)}\n{run.stderr}"
     raise CannotCompileError(f"the compiler failed: {message}")

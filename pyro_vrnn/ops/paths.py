@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
 
+from pyro_vrnn.ops.cells import State
 from pyro_vrnn.ops.compiled import why_not
 from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias, dtype_of
@@ -14,33 +18,40 @@ PATHS = ("auto", "reference", "fused", "unrolled", "compiled")
 
 
 def choose_path(
-    mode: str, device: str, weights: Sequence[LayerWeights], kind: str, wants_grad: bool
+    mode: str, x: Tensor, state: State, weights: Sequence[LayerWeights], kind: str
 ) -> tuple[str, str]:
     """
     Return the fastest path, and in words why it is not compiled code where that would be faster.
 
-    On a CPU, compiled code is faster than torch's kernels but for an LSTM whose gradient is not
-    asked for, which oneDNN runs.
+    On a CPU that is compiled code, but for an LSTM with matrices, which oneDNN runs.
 
     :param str kind: ``"one weight"``, ``"masks"`` or ``"particles"``.
     """
     plain = kind == "one weight"
-    otherwise = "fused" if plain else "unrolled"
-    if plain and (device != "cpu" or (mode == "LSTM" and not wants_grad)):
+    if plain and (x.device.type != "cpu" or mode == "LSTM"):
         return "fused", ""
-    reason = why_not_compiled(device, weights)
+    reason = why_not_compiled(x, state, weights)
+    otherwise = "fused" if plain else "unrolled"
     return (otherwise, f" (no compiled code: {reason})") if reason else ("compiled", "")
 
 
-def why_not_compiled(device: str, weights: Sequence[LayerWeights]) -> str | None:
-    """Say why compiled code cannot run these weights, or None if it can."""
+def why_not_compiled(x: Tensor, state: State, weights: Sequence[LayerWeights]) -> str | None:
+    """Say why compiled code cannot run these, or None if it can."""
     if torch.compiler.is_compiling() or _is_traced() or _is_transformed():
         return "a program that is traced or transformed holds torch's operations only"
+    tensors = [x, *state]
     for weight in (w for layer in weights for w in layer):
-        noise = weight.noise if isinstance(weight, MaskedWeight) else None
-        if isinstance(weight, SequenceBias) or isinstance(noise, SpannedNoise):
+        if isinstance(weight, SequenceBias) or (
+            isinstance(weight, MaskedWeight) and isinstance(weight.noise, SpannedNoise)
+        ):
             return "noise for each sequence is drawn step by step"
-    return why_not(device, dtype_of(weights))
+        parts = weight if isinstance(weight, MaskedWeight) else (weight,)
+        tensors += [part for part in parts if isinstance(part, Tensor)]
+    for tensor in tensors:
+        if type(tensor) not in (Tensor, Parameter):  # it may have no memory
+            return f"it takes tensors, not {type(tensor).__name__}"
+    places = {t.device.type for t in tensors} - {"cpu"}
+    return why_not(places.pop() if places else "cpu", dtype_of(weights))
 
 
 def _is_traced() -> bool:
@@ -48,6 +59,8 @@ def _is_traced() -> bool:
 
 
 def _is_transformed() -> bool:
-    """Whether torch.func transforms this call."""
+    """Whether torch.func transforms this call, or forward-mode AD goes along."""
     is_active = getattr(torch._C, "_are_functorch_transforms_active", None)
-    return is_active is not None and bool(is_active())
+    return (is_active is not None and bool(is_active())) or (
+        getattr(forward_ad, "_current_level", -1) >= 0
+    )

@@ -28,7 +28,6 @@ import functools
 import logging
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
@@ -93,11 +92,10 @@ def recurrent(
             f"with {'masks' if masked else 'a particle dimension'}; use path='auto'."
         )
     if path == "auto":
-        wants_grad = torch.is_grad_enabled() and _any_requires_grad(x, state, weights)
         kind = "masks" if masked else "particles" if particles else "one weight"
-        path, because = choose_path(mode, x.device.type, weights, kind, wants_grad)
+        path, because = choose_path(mode, x, state, weights, kind)
         _log_path(mode, path, kind, because)
-    elif path == "compiled" and (reason := why_not_compiled(x.device.type, weights)):
+    elif path == "compiled" and (reason := why_not_compiled(x, state, weights)):
         raise RuntimeError(f"Expected compiled code for path='compiled', got none: {reason}.")
     if path == "fused":
         flat = [tuple(w for w in layer if isinstance(w, Tensor)) for layer in weights]
@@ -115,16 +113,6 @@ def recurrent(
 @functools.cache
 def _log_path(mode: str, path: str, kind: str, because: str) -> None:
     _log.info("%s with %s runs on the %s path%s", mode, kind, path, because)
-
-
-def _any_requires_grad(x: Tensor, state: State, weights: Sequence[LayerWeights]) -> bool:
-    return any(t.requires_grad for t in (x, *state)) or any(
-        part.requires_grad
-        for layer in weights
-        for weight in layer
-        for part in (weight if isinstance(weight, MaskedWeight) else (weight,))
-        if isinstance(part, Tensor)
-    )
 
 
 def _check_masks(weights: Sequence[LayerWeights], num_sequences: int) -> bool:

@@ -1,4 +1,4 @@
-"""Gradients of an unrolled layer that can be differentiated again: those of the reference."""
+"""Gradients of an unrolled layer that can be differentiated again, or mapped: the reference's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ def differentiable_grads(
     grads: Sequence[Tensor | None],  # of the outputs and the last state
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return the gradients of a layer's inputs, None for those that need none."""
+    """
+    Return the gradients of a layer's inputs, None for those that need none.
+
+    They have a graph of their own if gradients are recorded.
+    """
+    create_graph = torch.is_grad_enabled()
     x, *weights, bias_ih, bias_hh = inputs[:9]
     state, steps = inputs[9:], layer.steps
     active = None
@@ -38,7 +43,7 @@ def differentiable_grads(
 
     if active is not None:
         active = in_time(active)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         initial = tuple(s.unsqueeze(0) for s in state)
         output, last = run_reference(layer.mode, in_time(x), initial, [of_layer], active=active)
         pairs = [
@@ -46,9 +51,11 @@ def differentiable_grads(
             for found, grad in zip((in_time(output), *(s[0] for s in last)), grads, strict=True)
             if grad is not None
         ]
+        if not pairs:
+            return [None] * len(needs)
         wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
         founds, given = zip(*pairs, strict=True)
         results = iter(
-            torch.autograd.grad(founds, wanted, given, create_graph=True, allow_unused=True)
+            torch.autograd.grad(founds, wanted, given, create_graph=create_graph, allow_unused=True)
         )
     return [next(results) if need else None for need in needs]

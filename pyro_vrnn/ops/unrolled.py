@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
-from pyro_vrnn.ops.cells import GATES, State
+from pyro_vrnn.ops.cells import State
+from pyro_vrnn.ops.layer_shapes import check_layer
 from pyro_vrnn.ops.products import Product
 from pyro_vrnn.ops.second_order import differentiable_grads
 from pyro_vrnn.ops.spanned import SpannedNoise
@@ -98,12 +99,7 @@ def _run_layer(
     particles: int,
     compiled: bool,
 ) -> tuple[Tensor, State]:
-    masked = [w for w in weights[:2] if isinstance(w, MaskedWeight)]
-    groups = {w.mask.shape[1] for w in masked} - {1, GATES[mode]}
-    if groups:
-        raise ValueError(
-            f"Expected masks for 1 or {GATES[mode]} parts of the rows (the gates), got {groups}."
-        )
+    x, state, weights = check_layer(mode, x, state, weights, particles)
     ih, hh = (
         w if isinstance(w, MaskedWeight) else (w, None, None)
         for w in (weights.weight_ih, weights.weight_hh)
@@ -176,12 +172,20 @@ class _Unrolled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
-            inputs = (*ctx.saved_tensors[:9], *ctx.saved_tensors[12:])
-            return None, *differentiable_grads(ctx.layer, inputs, grads, ctx.needs_input_grad[1:])
-        backward = _Backward(ctx.layer, ctx.saved_tensors, grads, ctx.needs_input_grad[1:])
+        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() or not all(map(_has_memory, grads)):
+            # Under create_graph, or vmap: by operations that can be differentiated, or mapped.
+            return None, *differentiable_grads(ctx.layer, (*saved[:9], *saved[12:]), grads, needs)
+        backward = _Backward(ctx.layer, saved, grads, needs)
         with torch.autocast(backward.h.device.type, enabled=False):
             return None, *backward.run()
+
+
+def _has_memory(grad: Tensor | None) -> bool:
+    try:
+        return grad is None or grad.data_ptr() is not None
+    except RuntimeError:  # a batch of gradients, under vmap
+        return False
 
 
 class _Backward:
@@ -206,6 +210,8 @@ class _Backward:
         self.recurrent = layer.product(weight_hh, mask_hh, noise_hh)
         self.steps = layer.steps_with(self.recurrent, weight_hh)
         self.outputs = self._time_first(grads[0])
+        if self.outputs is not None and layer.compiled:
+            self.outputs = self.outputs.contiguous()
         self.of_state = [
             torch.zeros_like(self.h[0])
             if g is None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import KERNELS, Steps
 from pyro_vrnn.ops.cells import GATES, State
+from pyro_vrnn.ops.compiled import on_large_pages
 from pyro_vrnn.ops.compiled_product import CompiledBatch, CompiledProduct
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
 from pyro_vrnn.ops.layer_steps import LayerSteps, PlainSteps
@@ -78,12 +79,16 @@ class UnrolledLayer:
         """Return memory for gates, (*, t, N, G*H)."""
         leading = (self.particles,) if self.particles else ()
         shape = (num_steps, self.steps.num_sequences, self.num_gates * hidden)
-        return like.new_empty(*leading, *shape)
+        return self._new(like, *leading, *shape)
+
+    def _new(self, like: Tensor, *shape: int) -> Tensor:
+        new = like.new_empty(*shape)
+        return on_large_pages(new) if self.compiled else new
 
     def gates(self, h: Tensor) -> Tensor | None:
         """Return room for the activated gates: of all steps, of one after the other, or none."""
         if KERNELS[self.mode].keeps_gates and self.save:
-            return h.new_empty(self.num_gates, self.steps.num_steps, *h.shape[1:])
+            return self._new(h, self.num_gates, self.steps.num_steps, *h.shape[1:])
         if KERNELS[self.mode].keeps_gates and not self.compiled:
             return h.new_empty(self.num_gates, 1, *h.shape[1:])
         return None

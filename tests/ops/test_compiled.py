@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import logging
+import re
 import shutil
 import stat
 import subprocess
@@ -11,8 +13,11 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
-from pyro_vrnn.ops import compiled, compiler
+from pyro_vrnn.ops import compiled, compiled_product, compiled_steps, compiler, paths
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
 from pyro_vrnn.ops.weights import MaskedWeight
@@ -138,6 +143,160 @@ def test_huge_and_undefined_numbers(mode, dtype):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("structure", "source", "name"),
+    [
+        (compiled_steps._Layer, "steps.c", "Layer"),
+        (compiled_product._Product, "products.c", "Product"),
+    ],
+)
+def test_structures_are_those_of_the_c_code(structure, source, name):
+    (path,) = (p for p in compiler._SOURCES if p.name == source)
+    (body,) = re.findall(rf"typedef struct {{([^}}]*)}} {name};", path.read_text())
+    body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
+    fields = []
+    for declaration in body.split(";")[:-1]:
+        kind = ctypes.c_void_p if "*" in declaration else ctypes.c_long
+        names = re.sub(r"\b(const|long|real)\b|\*", "", declaration).split(",")
+        fields += [(field.strip(), kind) for field in names]
+    assert fields == structure._fields_
+
+
+# What cannot be run as it is.
+
+
+def test_particle_dims_of_size_one():
+    case = Case("GRU", "particles", sizes=(5, 3, 4, 6, 3))
+    (layer,) = case.weights
+    weights = [LayerWeights(layer.weight_ih, *(w[:1] for w in layer[1:]))]
+    state = tuple(s[:, :1] for s in case.state)
+    x = case.x.expand(1, -1, -1, -1)
+    found = [recurrent("GRU", x, state, weights, path=p)[0] for p in ("compiled", "reference")]
+    assert_equal(found[:1], found[1:], torch.float64)
+
+
+MISFITS = {
+    "x": (dict(x=(5, 3, 7)), r"Expected weight_ih of shape \(24, 7\), got \(24, 4\)"),
+    "rows": (dict(weight_ih=(23, 4)), r"Expected weight_ih of shape \(24, 4\), got \(23, 4\)"),
+    "hh": (dict(weight_hh=(24, 5)), r"Expected weight_hh of shape \(24, 6\), got \(24, 5\)"),
+    "bias": (dict(bias_hh=(6,)), r"Expected bias_hh of shape \(24,\), got \(6,\)"),
+    "state": (dict(state=(1, 2, 6)), r"Expected state of shape \(3, 6\), got \(2, 6\)"),
+    "particles": (
+        dict(weight_ih=(3, 24, 4), weight_hh=(2, 24, 6)),
+        r"Expected weight_hh of shape \(24, 6\), 3 particles in front or none, got \(2, 24, 6\)",
+    ),
+    "one bias": (dict(bias_hh=None), "Expected both bias_ih and bias_hh, or none of them, got one"),
+}
+
+
+@pytest.mark.parametrize("path", ["compiled", "unrolled"])
+@pytest.mark.parametrize(("shapes", "message"), MISFITS.values(), ids=MISFITS)
+def test_shapes_that_do_not_fit_are_refused(shapes, message, path):
+    given = dict(x=(5, 3, 4), state=(1, 3, 6), weight_ih=(24, 4), weight_hh=(24, 6), bias_ih=(24,))
+    given |= dict(bias_hh=(24,)) | shapes
+    tensors = {k: None if v is None else torch.zeros(v) for k, v in given.items()}
+    x, state = tensors.pop("x"), tensors.pop("state")
+    with pytest.raises(ValueError, match=message):
+        recurrent("LSTM", x, (state, state), [LayerWeights(**tensors)], path=path)
+
+
+@modes
+@pytest.mark.parametrize("kind", ["untied", "particles"])
+def test_no_sequences(mode, kind):
+    """Their weights' gradients are 0, not what was in memory."""
+    case = Case(mode, kind, noise=True, sizes=(5, 0, 4, 6, 2))
+    output = case.forward("compiled")[0]
+    grads = torch.autograd.grad(output.sum(), case.leaves, allow_unused=True)
+    assert all((g == 0).all() for g in grads if g is not None)
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="Expected at least one time step"):
+        Case("GRU", "untied", sizes=(0, 3, 4, 6, 2)).forward("auto")
+
+
+def test_tensors_without_memory_go_elsewhere():
+    case = Case("GRU", "plain", torch.float32)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        x = mode.from_tensor(case.x.detach())
+        assert recurrent("GRU", x, case.state, case.weights)[0].shape == (5, 3, 6)
+    with pytest.raises(RuntimeError, match="it takes tensors, not FakeTensor"):
+        recurrent("GRU", x, case.state, case.weights, path="compiled")
+
+
+def test_negated_views(dtype):
+    case = Case("GRU", "plain", dtype)
+    with torch.no_grad():
+        x = torch.complex(torch.zeros_like(case.x), -case.x).conj().imag
+        assert x.is_neg()
+        found, expected = (
+            recurrent("GRU", v, case.state, case.weights, path="compiled")[0] for v in (x, case.x)
+        )
+    assert_equal([found], [expected], dtype)
+
+
+def test_batches_of_gradients():
+    case = Case("GRU", "untied")
+    jacobians = [
+        torch.autograd.functional.jacobian(
+            lambda x, path=path: recurrent("GRU", x, case.state, case.weights, path=path)[0][-1],
+            case.x,
+            vectorize=vectorize,
+        )
+        for path, vectorize in (("reference", False), ("compiled", True), ("compiled", False))
+    ]
+    assert_equal(jacobians[1:], [jacobians[0]] * 2, torch.float64)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+def test_forward_mode_goes_to_torch_s_operations():
+    case = Case("GRU", "plain")
+    with forward_ad.dual_level():
+        x = forward_ad.make_dual(case.x.detach(), torch.ones_like(case.x))
+        chosen = paths.choose_path("GRU", x, case.state, case.weights, "one weight")
+    assert chosen[0] == "fused"
+
+
+def test_checkpoints_and_gradients_of_nothing():
+    case = Case("LSTM", "untied")
+
+    def forward(x):
+        return recurrent("LSTM", x, case.state, case.weights, path="compiled")[0]
+
+    expected = torch.autograd.grad(forward(case.x).square().sum(), case.x, create_graph=True)[0]
+    saved = checkpoint(forward, case.x, use_reentrant=False)
+    found = torch.autograd.grad(saved.square().sum(), case.x, create_graph=True)[0]
+    torch.testing.assert_close(found, expected)
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.sum()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    loss = Nothing.apply(forward(case.x)) + case.x.sum()
+    (grad,) = torch.autograd.grad(loss, case.x, create_graph=True)
+    assert (grad == 1).all()
+
+
+def test_after_a_fork():
+    """Threads do not survive it: the child goes on with one."""
+    script = (
+        "import os, torch; torch.set_num_threads(2)\n"
+        "from tests.ops.test_recurrent_paths import Case\n"
+        "case = Case('GRU', 'untied', torch.float32, sizes=(9, 40, 50, 60, 2))\n"
+        "case.forward('compiled')\n"
+        "child = os.fork()\n"
+        "case.forward('compiled')\n"
+        "if child == 0: os._exit(7)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 # Building.
 
 
@@ -168,7 +327,8 @@ def test_it_is_built_once(fresh, caplog):
         compiler.library.cache_clear()
         compiler.library()
     assert path.stat().st_mtime_ns == made
-    assert [r.getMessage() for r in caplog.records] == [f"compiled {path}"]
+    (message,) = (r.getMessage() for r in caplog.records)
+    assert message.startswith(f"compiled {path} with ")
     assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
 
 
@@ -193,10 +353,36 @@ def test_a_compiler_of_several_words(fresh, monkeypatch):
 
 
 def test_a_library_that_cannot_be_loaded(fresh, monkeypatch):
-    monkeypatch.setattr(compiler, "_build", lambda command, defines, path: path.write_text("no"))
-    monkeypatch.setattr(compiler, "_folders", lambda: [fresh.parent])
-    fresh.parent.mkdir()
+    def build(command, defines, path):
+        path.write_text("no")
+        path.chmod(0o700)
+
+    monkeypatch.setattr(compiler, "_build", build)
     assert "file too short" in compiled.why_not("cpu", torch.float32)
+
+
+@pytest.mark.parametrize("whose", ["folder", "library"])
+def test_what_others_can_write_is_not_run(fresh, whose, caplog):
+    assert compiled.why_not("cpu", torch.float32) is None
+    (library,) = fresh.iterdir()
+    (fresh if whose == "folder" else library).chmod(0o777)
+    compiler.library.cache_clear()
+    with caplog.at_level(logging.INFO, logger=compiler.__name__):
+        compiler.library()
+    (made,) = (r.getMessage() for r in caplog.records)
+    assert str(fresh) not in made
+
+
+@pytest.mark.parametrize("command", ['"gcc', "/"])
+def test_a_command_that_is_none(fresh, monkeypatch, command):
+    monkeypatch.setenv("CC", command)
+    assert compiled.why_not("cpu", torch.float32) in (None, "No closing quotation")
+
+
+def test_without_any_folder(fresh, monkeypatch):
+    fresh.parent.write_text("a file where the folder should be")
+    monkeypatch.setattr(compiler.tempfile, "tempdir", "/nonexistent")
+    assert "/nonexistent" in compiled.why_not("cpu", torch.float32)
 
 
 def test_it_can_be_switched_off(fresh, monkeypatch):
@@ -237,10 +423,11 @@ def test_options_that_a_compiler_does_not_know_are_left_out(fresh, monkeypatch, 
 
 def test_another_compiler_or_machine_is_another_name(monkeypatch):
     names = set()
-    for defines, machine in itertools.product([(), ("DOUBLE",)], [b"a", b"b"]):
+    parts = itertools.product([(), ("DOUBLE",)], [b"a", b"b"], [["cc"], ["cc", "-m64"]])
+    for defines, machine, command in parts:
         monkeypatch.setattr(compiler, "_machine", lambda machine=machine: machine)
-        names.add(compiler._digest(["cc"], defines))
-    assert len(names) == 4
+        names.add(compiler._digest(command, defines))
+    assert len(names) == 8
 
 
 def test_what_it_cannot_do_is_said(fresh):

@@ -270,8 +270,7 @@ def taken(monkeypatch):
 FAST = [  # mode, kind, whether a gradient is asked for, path
     ("LSTM", "untied", True, "compiled"),
     ("LSTM", "particles", False, "compiled"),
-    ("LSTM", "plain", True, "compiled"),
-    ("LSTM", "plain", False, "fused"),
+    ("LSTM", "plain", True, "fused"),
     ("GRU", "plain", True, "compiled"),
     ("RNN_RELU", "plain", False, "compiled"),
 ]

@@ -5,7 +5,8 @@
 
 #include "vectors.h"
 
-/* e^x - 1 by x = n log 2 + r: 2^n (e^r - 1) + (2^n - 1), the series of e^r - 1 to full precision. */
+/* e^x - 1 by x = n log 2 + r: 2^n (e^r - 1) + (2^n - 1), the series of e^r - 1 to full precision.
+ */
 INLINE vec expm1_vec(vec x) {
     const real shift = IS_DOUBLE ? 6755399441055744.0 : 12582912.0; /* 1.5 * 2^52, 1.5 * 2^23 */
     const real high = IS_DOUBLE ? 6.93147180369123816490e-01 : 0.693359375;

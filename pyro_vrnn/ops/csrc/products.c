@@ -6,6 +6,10 @@ Rows are steps and sequences, (t * N, columns); a mask (K, N, D) is for the sequ
 for one of K equal parts of the weight's rows.
 */
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "tiles.h"
 
 #define DEPTH 128 /* rows whose products with a panel are summed while they are in the cache */
@@ -16,7 +20,7 @@ long vrnn_width(void) { return WIDTH; }
 /* weight (parts * units, depth) -> (parts, panels of units, depth, WIDTH). */
 void vrnn_pack(const real *weight, real *out, long parts, long units, long depth, long threads) {
     const long panels = num_panels(units);
-#pragma omp parallel for num_threads(threads) if (parts *units *depth > 100000)
+#pragma omp parallel for num_threads(threads) if (parts * units * depth > 100000)
     for (long k = 0; k < parts * panels; k++) {
         const long part = k / panels, panel = k % panels;
         pack(
@@ -31,7 +35,7 @@ void vrnn_pack_transposed(
     const real *weight, real *out, long parts, long units, long depth, long threads
 ) {
     const long panels = num_panels(units);
-#pragma omp parallel for num_threads(threads) if (parts *units *depth > 100000)
+#pragma omp parallel for num_threads(threads) if (parts * units * depth > 100000)
     for (long k = 0; k < parts * panels; k++) {
         const long part = k / panels, panel = k % panels;
         pack_transposed(
@@ -61,7 +65,8 @@ typedef struct {
 static void multiply_mask(const Product *q, long group, long first, long count, real *out) {
     for (long r = 0; r < count; r++) {
         const real *x = q->x + (first + r) * q->columns;
-        const real *mask = q->mask + (group * q->sequences + (first + r) % q->sequences) * q->columns;
+        const real *mask =
+            q->mask + (group * q->sequences + (first + r) % q->sequences) * q->columns;
         for (long j = 0; j < q->columns; j++) out[r * q->columns + j] = x[j] * mask[j];
     }
 }
@@ -247,9 +252,8 @@ static int run_product(const Product *q, int what) {
             }
             Product one = particle_of(q, k);
             if (packed) {
-                (what == FILL ? pack : pack_transposed)(
-                    one.loc, loc, 0, num_panels(units), units, depth
-                );
+                (what == FILL ? pack
+                              : pack_transposed)(one.loc, loc, 0, num_panels(units), units, depth);
                 one.loc = loc;
             }
             for (long j = 0; j < each; j++)
@@ -270,5 +274,16 @@ int vrnn_fill(const Product *product) { return run_product(product, FILL); }
 int vrnn_input_grad(const Product *product) { return run_product(product, INPUT_GRAD); }
 
 int vrnn_weight_grad(const Product *product) { return run_product(product, WEIGHT_GRAD); }
+
+/* Fresh memory comes in pages of 4 KiB, each at the price of a fault; ask for pages of 2 MiB. */
+void vrnn_large_pages(void *memory, long bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 1 << 21, start = ((uintptr_t)memory + page - 1) & ~(page - 1);
+    const uintptr_t end = ((uintptr_t)memory + bytes) & ~(page - 1);
+    if (end > start) madvise((void *)start, end - start, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
 
 long vrnn_product_size(void) { return sizeof(Product); }

@@ -16,7 +16,13 @@ runs on.
 #include "tiles.h"
 
 #define MAX_GATES 4
-#define BLOCK (2 * CHUNK) /* sequences that a thread takes through all steps before the next ones */
+#define BLOCK (2 * CHUNK) /* sequences that a thread takes through all steps before the next ones \
+                           */
+/* Bounds found by trying on two cores of a processor with 1 MiB of second-level cache each. */
+#define ALONE 200000    /* multiply-adds that are not worth a second thread */
+#define BARRIER 200000  /* multiply-adds of a step, by thread, that are worth a barrier */
+#define LARGE (1 << 20) /* bytes of weights that a thread had better have a part of */
+#define FEW 4           /* sequences of a thread, below which a tile loads more than it adds */
 
 /* A layer. Sizes and strides count numbers, not bytes. */
 
@@ -56,9 +62,9 @@ typedef struct {
     long first_row, last_row, first_panel, last_panel, first_particle, last_particle;
     long sharers; /* threads that share these sequences */
     Barrier *barrier;
-    real *masked; /* (groups, rows, H) */
-    real *gates;  /* (MAX_GATES + 1, CHUNK, 2 * WIDTH) */
-    real *packed; /* a particle's weights, those panels that this thread uses */
+    real *masked;    /* (groups, rows, H) */
+    real *gates;     /* (MAX_GATES + 1, CHUNK, 2 * WIDTH) */
+    real *packed;    /* a particle's weights, those panels that this thread uses */
     const real *loc; /* packed */
 } Share;
 
@@ -83,26 +89,29 @@ static long running(const Layer *layer, const Share *share, long t) {
 
 INLINE void cell_forward(
     const Layer *q, const real *gates, const real *rows, long state, long unit, int count, long t,
-    long old, long new, long step, long particle
+    long before, long after, long step, long particle
 ) {
     const long hidden = q->hidden;
     real *h = q->h + state;
-    real *kept = q->kept + t * q->kept_step + state;
+    real *kept = q->kept ? q->kept + t * q->kept_step + state : NULL;
     const long gate = (long)CHUNK * 2 * WIDTH;
 #define PRODUCT(K) (*(const vec *)(gates + (K) * gate))
 #define ROW(K) load(rows + (K) * hidden, count)
-#define KEEP(K, X) if (q->kept) store(kept + (K) * q->kept_gate, X, count)
+#define KEEP(K, X)                                               \
+    do {                                                         \
+        if (q->kept) store(kept + (K) * q->kept_gate, X, count); \
+    } while (0)
     if (q->mode == LSTM) {
         real *c = q->extra + state;
         vec i = sigmoid(PRODUCT(0) + ROW(0)), f = sigmoid(PRODUCT(1) + ROW(1));
         vec g = tanh_vec(PRODUCT(2) + ROW(2)), o = sigmoid(PRODUCT(3) + ROW(3));
-        vec cell = f * load(c + old * q->extra_step, count) + i * g;
+        vec cell = f * load(c + before * q->extra_step, count) + i * g;
         KEEP(0, i);
         KEEP(1, f);
         KEEP(2, g);
         KEEP(3, o);
-        store(c + new * q->extra_step, cell, count);
-        store(h + new * step, o * tanh_vec(cell), count);
+        store(c + after * q->extra_step, cell, count);
+        store(h + after * step, o * tanh_vec(cell), count);
     } else if (q->mode == GRU) {
         vec r = sigmoid(PRODUCT(0) + ROW(0)), z = sigmoid(PRODUCT(1) + ROW(1));
         vec inner = PRODUCT(2);
@@ -112,10 +121,10 @@ INLINE void cell_forward(
         KEEP(1, z);
         KEEP(2, n);
         store(q->extra + t * q->extra_step + state, inner, count);
-        store(h + new * step, n + z * (load(h + old * step, count) - n), count);
+        store(h + after * step, n + z * (load(h + before * step, count) - n), count);
     } else {
         vec x = PRODUCT(0) + ROW(0);
-        store(h + new * step, q->mode == RNN_RELU ? at_least(x, 0) : tanh_vec(x), count);
+        store(h + after * step, q->mode == RNN_RELU ? at_least(x, 0) : tanh_vec(x), count);
     }
 #undef PRODUCT
 #undef ROW
@@ -123,10 +132,10 @@ INLINE void cell_forward(
 }
 
 INLINE void cell_backward(
-    const Layer *q, real *rows, long state, int count, long t, long old, long new, long step
+    const Layer *q, real *rows, long state, int count, long t, long before, long after, long step
 ) {
     const long hidden = q->hidden;
-    const real *kept = q->kept + t * q->kept_step + state;
+    const real *kept = q->kept ? q->kept + t * q->kept_step + state : NULL;
     vec to_h = load(q->to_h + state, count);
     if (q->outputs) to_h += load(q->outputs + t * step + state, count);
 #define KEPT(K) load(kept + (K) * q->kept_gate, count)
@@ -134,10 +143,10 @@ INLINE void cell_backward(
     if (q->mode == LSTM) {
         const real *c = q->extra + state;
         vec i = KEPT(0), f = KEPT(1), g = KEPT(2), o = KEPT(3);
-        vec squashed = tanh_vec(load(c + new * q->extra_step, count));
+        vec squashed = tanh_vec(load(c + after * q->extra_step, count));
         vec to_c = load(q->to_c + state, count) + to_h * o * (1 - squashed * squashed);
         PUT(0, to_c * g * i * (1 - i));
-        PUT(1, to_c * load(c + old * q->extra_step, count) * f * (1 - f));
+        PUT(1, to_c * load(c + before * q->extra_step, count) * f * (1 - f));
         PUT(2, to_c * i * (1 - g * g));
         PUT(3, to_h * squashed * o * (1 - o));
         store(q->to_c + state, to_c * f, count);
@@ -146,11 +155,11 @@ INLINE void cell_backward(
         vec inner = to_h * (1 - z) * (1 - n * n);
         store(q->inner + (t - q->start) * step + state, inner, count);
         PUT(0, inner * load(q->extra + t * q->extra_step + state, count) * r * (1 - r));
-        PUT(1, to_h * (load(q->h + old * step + state, count) - n) * z * (1 - z));
+        PUT(1, to_h * (load(q->h + before * step + state, count) - n) * z * (1 - z));
         PUT(2, inner * r);
         store(q->to_h + state, to_h * z, count);
     } else {
-        vec out = load(q->h + new * step + state, count);
+        vec out = load(q->h + after * step + state, count);
         vec one = 1 + (vec){0};
         PUT(0, to_h * (q->mode == RNN_RELU ? choose(out > 0, one, 0 * one) : 1 - out * out));
     }
@@ -160,7 +169,7 @@ INLINE void cell_backward(
 
 /* Where the steps of a particle stand. */
 typedef struct {
-    long t, old, new;
+    long t, before, after; /* where the states before and after it stand */
 } Step;
 
 static Step step_at(const Layer *q, long k, int backward) {
@@ -169,18 +178,15 @@ static Step step_at(const Layer *q, long k, int backward) {
     return q->reverse ? (Step){t, t + 1, t} : (Step){t, t, t + 1};
 }
 
-/* Over a share's units, two vectors at a time, then one by one. */
-#define EACH_PAIR(PANEL) long PANEL = share->first_panel; PANEL < share->last_panel; PANEL += 2
-#define PAIR(PANEL) ((int)min_of(2, share->last_panel - (PANEL)))
-
 static void steps_forward(const Layer *q, Share *share, long particle) {
     const long hidden = q->hidden, width = q->gates * hidden, panels = num_panels(hidden);
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
-    const long base = (particle * q->sequences + first) * hidden, num_rows = share->last_row - first;
+    const long base = (particle * q->sequences + first) * hidden;
+    const long num_rows = share->last_row - first;
     for (long k = 0; k < q->stop - q->start; k++) {
         Step now = step_at(q, k, 0);
         const long active = running(q, share, now.t);
-        const real *h = q->h + now.old * step + base;
+        const real *h = q->h + now.before * step + base;
         for (long m = 0; m < q->groups; m++) {
             const real *mask = q->mask + (m * q->sequences + first) * hidden;
             real *masked = share->masked + m * num_rows * hidden;
@@ -190,8 +196,8 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
         rows += ((now.t - q->start) * q->sequences + first) * width;
         for (long top = 0; top < active; top += CHUNK) {
             const int chunk = (int)min_of(CHUNK, active - top);
-            for (EACH_PAIR(panel)) {
-                const int vectors = PAIR(panel);
+            for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
+                const int vectors = (int)min_of(2, share->last_panel - panel);
                 for (long g = 0; g < q->gates; g++) {
                     long m = q->groups > 1 ? g : 0, at = (g * panels + panel) * hidden * WIDTH;
                     const real *x = q->groups ? share->masked + m * num_rows * hidden : h;
@@ -203,25 +209,26 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
                         share->gates + g * CHUNK * 2 * WIDTH
                     );
                 }
-                for (int r = 0; r < chunk; r++) for (int v = 0; v < vectors; v++) {
-                    const long unit = (panel + v) * WIDTH;
-                    const int count = (int)min_of(WIDTH, hidden - unit);
-                    cell_forward(
-                        q, share->gates + (2 * r + v) * WIDTH, rows + (top + r) * width + unit,
-                        base + (top + r) * hidden + unit, unit, count, now.t, now.old, now.new,
-                        step, particle
-                    );
-                }
+                for (int r = 0; r < chunk; r++)
+                    for (int v = 0; v < vectors; v++) {
+                        const long unit = (panel + v) * WIDTH;
+                        const int count = (int)min_of(WIDTH, hidden - unit);
+                        cell_forward(
+                            q, share->gates + (2 * r + v) * WIDTH, rows + (top + r) * width + unit,
+                            base + (top + r) * hidden + unit, unit, count, now.t, now.before,
+                            now.after, step, particle
+                        );
+                    }
             }
         }
         for (long r = active; r < num_rows; r++) { /* ended: the state stays */
             const long unit = share->first_panel * WIDTH, state = base + r * hidden + unit;
             const long units = min_of(share->last_panel * WIDTH, hidden) - unit;
-            memcpy(q->h + now.new * step + state, h + r * hidden + unit, units * sizeof(real));
+            memcpy(q->h + now.after * step + state, h + r * hidden + unit, units * sizeof(real));
             if (q->mode == LSTM && q->extra_step)
                 memcpy(
-                    q->extra + now.new * q->extra_step + state,
-                    q->extra + now.old * q->extra_step + state, units * sizeof(real)
+                    q->extra + now.after * q->extra_step + state,
+                    q->extra + now.before * q->extra_step + state, units * sizeof(real)
                 );
         }
         meet(share);
@@ -231,23 +238,25 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
 static void steps_backward(const Layer *q, Share *share, long particle) {
     const long hidden = q->hidden, width = q->gates * hidden, panels = num_panels(hidden);
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
-    const long base = (particle * q->sequences + first) * hidden, num_rows = share->last_row - first;
+    const long base = (particle * q->sequences + first) * hidden;
+    const long num_rows = share->last_row - first;
     const long parts = max_of(q->groups, 1), depth = width / parts;
     for (long k = 0; k < q->stop - q->start; k++) {
         Step now = step_at(q, k, 1);
         const long active = running(q, share, now.t);
         real *rows = q->rows + particle * q->particle_rows;
         rows += ((now.t - q->start) * q->sequences + first) * width;
-        for (EACH_PAIR(panel)) {
-                const int vectors = PAIR(panel);
-            for (long r = 0; r < active; r++) for (int v = 0; v < vectors; v++) {
+        for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
+            const int vectors = (int)min_of(2, share->last_panel - panel);
+            for (long r = 0; r < active; r++)
+                for (int v = 0; v < vectors; v++) {
                     const long unit = (panel + v) * WIDTH;
                     const int count = (int)min_of(WIDTH, hidden - unit);
-                cell_backward(
-                    q, rows + r * width + unit, base + r * hidden + unit, count, now.t, now.old,
-                    now.new, step
-                );
-            }
+                    cell_backward(
+                        q, rows + r * width + unit, base + r * hidden + unit, count, now.t,
+                        now.before, now.after, step
+                    );
+                }
         }
         for (long r = active; r < num_rows; r++) { /* ended: nothing from here */
             const long unit = share->first_panel * WIDTH;
@@ -264,11 +273,12 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
         for (long top = 0; top < active; top += CHUNK) {
             const int chunk = (int)min_of(CHUNK, active - top);
             const real *grads = rows + top * width;
-            for (EACH_PAIR(panel)) {
-                const int vectors = PAIR(panel);
+            for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
+                const int vectors = (int)min_of(2, share->last_panel - panel);
                 for (long m = 0; m < parts; m++) {
                     Part part = {
-                        grads + m * depth, width, share->loc + (m * panels + panel) * depth * WIDTH, depth
+                        grads + m * depth, width, share->loc + (m * panels + panel) * depth * WIDTH,
+                        depth
                     };
                     times(chunk, vectors, &part, 1, share->gates + m * CHUNK * 2 * WIDTH);
                 }
@@ -276,22 +286,24 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
                     Part part = {grads, width, q->noise + panel * width * WIDTH, width};
                     times(chunk, vectors, &part, 1, share->gates + parts * CHUNK * 2 * WIDTH);
                 }
-                for (int r = 0; r < chunk; r++) for (int v = 0; v < vectors; v++) {
-                    const long unit = (panel + v) * WIDTH;
-                    const int count = (int)min_of(WIDTH, hidden - unit);
-                    const real *of = share->gates + (2 * r + v) * WIDTH;
-                    const long row = first + top + r, state = base + (top + r) * hidden + unit;
-                    vec total = {0};
-                    for (long m = 0; m < parts; m++) {
-                        vec term = *(const vec *)(of + m * CHUNK * 2 * WIDTH);
-                        if (q->groups)
-                            term *= load(q->mask + (m * q->sequences + row) * hidden + unit, count);
-                        total += term;
+                for (int r = 0; r < chunk; r++)
+                    for (int v = 0; v < vectors; v++) {
+                        const long unit = (panel + v) * WIDTH;
+                        const int count = (int)min_of(WIDTH, hidden - unit);
+                        const real *of = share->gates + (2 * r + v) * WIDTH;
+                        const long row = first + top + r, state = base + (top + r) * hidden + unit;
+                        vec total = {0};
+                        for (long m = 0; m < parts; m++) {
+                            vec term = *(const vec *)(of + m * CHUNK * 2 * WIDTH);
+                            if (q->groups)
+                                term *=
+                                    load(q->mask + (m * q->sequences + row) * hidden + unit, count);
+                            total += term;
+                        }
+                        if (q->noise) total += *(const vec *)(of + parts * CHUNK * 2 * WIDTH);
+                        if (q->mode == GRU) total += load(q->to_h + state, count);
+                        store(q->to_h + state, total, count);
                     }
-                    if (q->noise) total += *(const vec *)(of + parts * CHUNK * 2 * WIDTH);
-                    if (q->mode == GRU) total += load(q->to_h + state, count);
-                    store(q->to_h + state, total, count);
-                }
             }
         }
     }
@@ -328,17 +340,15 @@ static void run_blocks(const Layer *q, const Share *share, long particle, int ba
     }
 }
 
-static void run_share(
-    const Layer *q, long thread, long threads, Barrier *barriers, int backward
-) {
+static void run_share(const Layer *q, long thread, long threads, Barrier *barriers, int backward) {
     const long panels = num_panels(q->hidden), n = q->sequences;
     const long over_particles = min_of(threads, q->particles), left = threads / over_particles;
     const long numbers = (q->noise ? 2 : 1) * q->gates * q->hidden * q->hidden;
     /* A step is worth a barrier, and a tile its loads, from some size on. */
-    const long most_panels = max_of(1, min_of((panels + 1) / 2, numbers * n / 200000));
-    const long most_rows = max_of(1, n / 4);
+    const long most_panels = max_of(1, min_of((panels + 1) / 2, numbers * n / BARRIER));
+    const long most_rows = max_of(1, n / FEW);
     long over_rows, over_panels;
-    if (numbers * (long)sizeof(real) > 1 << 20) { /* each thread keeps its part of the weights */
+    if (numbers * (long)sizeof(real) > LARGE) { /* each thread keeps its part of the weights */
         over_panels = min_of(left, most_panels);
         over_rows = min_of(left / over_panels, most_rows);
     } else {
@@ -362,7 +372,8 @@ static void run_share(
     share.gates = memory((long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH);
     share.packed = memory(q->particle_weights ? q->gates * panels * WIDTH * q->hidden : 0);
     long *failed = &share.barrier->failed;
-    if (!share.masked || !share.gates || !share.packed) __atomic_store_n(failed, 1, __ATOMIC_RELEASE);
+    if (!share.masked || !share.gates || !share.packed)
+        __atomic_store_n(failed, 1, __ATOMIC_RELEASE);
     meet(&share); /* all who share these sequences go on, or none */
     if (!__atomic_load_n(failed, __ATOMIC_ACQUIRE))
         for (long s = share.first_particle; s < share.last_particle; s++) {
@@ -375,7 +386,9 @@ static void run_share(
 }
 
 static int run_layer(const Layer *q, int backward) {
-    const long groups = max_of(q->threads, 1);
+    const long numbers = (q->noise ? 2 : 1) * q->gates * q->hidden * q->hidden;
+    const long work = numbers * q->sequences * q->particles * (q->stop - q->start);
+    const long groups = work < ALONE ? 1 : max_of(q->threads, 1);
     Barrier *barriers = calloc(groups, sizeof(Barrier));
     if (!barriers) return 1;
 #ifdef _OPENMP
@@ -397,4 +410,3 @@ int vrnn_forward(const Layer *layer) { return run_layer(layer, 0); }
 int vrnn_backward(const Layer *layer) { return run_layer(layer, 1); }
 
 long vrnn_layer_size(void) { return sizeof(Layer); }
-

@@ -9,7 +9,8 @@
 
 static inline long num_panels(long units) { return (units + WIDTH - 1) / WIDTH; }
 
-/* Lay out panels first .. last - 1 of one part of a weight (units, depth), as (depth, WIDTH) each. */
+/* Lay out panels first .. last - 1 of one part of a weight (units, depth), as (depth, WIDTH) each.
+ */
 static void pack(const real *weight, real *out, long first, long last, long units, long depth) {
     for (long panel = first; panel < last; panel++) {
         const long unit = panel * WIDTH, count = min_of(WIDTH, units - unit);
@@ -67,11 +68,11 @@ INLINE void tile(
         for (int v = 0; v < vectors; v++) *(vec *)(out + (2 * r + v) * WIDTH) = sum[r][v];
 }
 
-#define TILE(ROWS)                                              \
-    case ROWS:                                                  \
-        if (vectors > 1)                                        \
+#define TILE(ROWS)                                               \
+    case ROWS:                                                   \
+        if (vectors > 1)                                         \
             tile(ROWS, 2, rows_adjacent, parts, num_parts, out); \
-        else                                                    \
+        else                                                     \
             tile(ROWS, 1, rows_adjacent, parts, num_parts, out); \
         break;
 
@@ -84,17 +85,19 @@ INLINE void product(
     for (int t = 0; t < tiles; t++) {
         const int size = rows * (t + 1) / tiles - rows * t / tiles;
         switch (size) {
-            TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+            TILE(1)
+            TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 #if MAX_ROWS > 6
-            TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+                TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 #endif
         }
-        for (int k = 0; k < num_parts; k++) parts[k].x += size * (rows_adjacent ? 1 : parts[k].stride);
+        for (int k = 0; k < num_parts; k++)
+            parts[k].x += size * (rows_adjacent ? 1 : parts[k].stride);
         out += size * 2 * WIDTH;
     }
 }
 
-/* Rows times a weight whose columns lie one below the other; and the reverse. */
+/* A product of rows whose numbers are side by side. */
 static void times(int rows, int vectors, const Part *parts, int num_parts, real *out) {
     product(0, rows, vectors, parts, num_parts, out);
 }
