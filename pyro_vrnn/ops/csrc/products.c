@@ -12,7 +12,7 @@ for one of K equal parts of the weight's rows.
 
 #include "tiles.h"
 
-#define DEPTH 128 /* rows whose products with a panel are summed while they are in the cache */
+#define DEPTH 256 /* rows whose products with a panel are summed while they are in the cache */
 
 /* The number of units in a panel. */
 long vrnn_width(void) { return WIDTH; }
