@@ -136,7 +136,7 @@ def predict(
     :param quantiles: levels in [0, 1].
     :param return_draws: ``"observation"`` for :attr:`Prediction.draws`, ``"mean"`` for
         :attr:`Prediction.mean_draws`, True for both.
-    :param str strategy: ``"loop"``: draw by draw with the library's kernel, right for many
+    :param str strategy: ``"loop"``: draw by draw, right for many
         sequences. ``"batched"``: several draws at once, right for few; the model must be one for
         ``Predictive(parallel=True)``, which is checked on two draws. ``"folded"``, for an
         :class:`~pyro_vrnn.infer.AutoSpikeAndSlab` with ``scale=0``: the masks of several draws act

@@ -52,23 +52,30 @@ def library(*defines: str) -> ctypes.CDLL:
     :raises CannotCompileError: if there is no compiler, or it fails, or the environment variable
         ``PYRO_VRNN_COMPILE`` is 0 (it is read once a process).
     """
-    if os.environ.get(SWITCH, "1") == "0":
-        raise CannotCompileError(f"{SWITCH}=0")
+    if os.environ.get(SWITCH, "1").lower() in ("0", "no", "false", "off"):
+        raise CannotCompileError(f"{SWITCH}={os.environ[SWITCH]}")
     errors = []
     try:
         compiler = _compiler()
         name = f"steps-{_digest(compiler, defines)}.so"
         for make_folder in (_in_cache, _private):
             try:
-                folder = make_folder()
-                if not (folder / name).exists():
-                    _build(compiler, defines, folder / name)
-                return ctypes.CDLL(str(_checked(folder / name)))
+                return _load(compiler, defines, make_folder() / name)
             except OSError as error:  # a folder that cannot be written, or runs no code
                 errors.append(str(error))
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:  # no working compiler
         errors.append(str(error))
     raise CannotCompileError("; ".join(errors))
+
+
+def _load(compiler: list[str], defines: tuple[str, ...], path: Path) -> ctypes.CDLL:
+    if path.exists():
+        try:
+            return ctypes.CDLL(str(_checked(path)))
+        except OSError as error:  # damaged, or somebody else's
+            _log.info("compiling again: %s", error)
+    _build(compiler, defines, path)
+    return ctypes.CDLL(str(path))
 
 
 def _compiler() -> list[str]:

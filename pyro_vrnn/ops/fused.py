@@ -6,10 +6,12 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import _VF, Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-State = tuple[Tensor, ...]
+from pyro_vrnn.ops.cells import GATES, State
+from pyro_vrnn.shapes import check_shape
 
 Kernel = Callable[..., tuple[Tensor, ...]]
 KERNELS: dict[str, Kernel] = {
@@ -39,6 +41,8 @@ def run_fused(
         if any(w.dim() != 2 for w in layer[:2]) or any(b.dim() != 1 for b in layer[2:]):
             shapes = [tuple(w.shape) for w in layer]
             raise ValueError(f"Expected weights (F, D) and biases (F,), got shapes {shapes}.")
+    if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        _check_shapes(mode, x, state, weights, 2 if bidirectional else 1)
     flat = [w for layer in weights for w in layer]
     has_biases = len(weights[0]) == 4
     num_layers = len(weights) // (2 if bidirectional else 1)
@@ -69,3 +73,21 @@ def _quiet_cudnn(on_gpu: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
         yield
+
+
+def _check_shapes(
+    mode: str, x: Tensor, state: State, weights: Sequence[tuple[Tensor, ...]], directions: int
+) -> None:
+    """Refuse what does not fit: the kernels may read past the end of what is too small."""
+    hidden = state[0].shape[-1]
+    rows = GATES[mode] * hidden
+    for part in state:
+        check_shape("state", part, (len(weights), x.shape[-2], hidden))
+    for k, (weight_ih, weight_hh, *biases) in enumerate(weights):
+        inputs = x.shape[-1] if k < directions else directions * hidden
+        check_shape("weight_ih", weight_ih, (rows, inputs))
+        check_shape("weight_hh", weight_hh, (rows, hidden))
+        if len(biases) == 1:
+            raise ValueError("Expected both bias_ih and bias_hh, or none of them, got one.")
+        for bias in biases:
+            check_shape("a bias", bias, (rows,))

@@ -77,6 +77,7 @@ def recurrent(
             recurrent, tensors, mode, x, state, weights,
             bidirectional=bidirectional, lengths=lengths, path=path,
         )  # fmt: skip
+    weights = [LayerWeights(*layer) for layer in weights]
     check_choice("mode", mode, tuple(CELLS))
     check_choice("path", path, PATHS)
     masked = _check_masks(weights, x.shape[-2])

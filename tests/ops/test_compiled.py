@@ -189,9 +189,10 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize("path", ["compiled", "unrolled"])
+@pytest.mark.parametrize("path", ["compiled", "unrolled", "fused"])
 @pytest.mark.parametrize(("shapes", "message"), MISFITS.values(), ids=MISFITS)
 def test_shapes_that_do_not_fit_are_refused(shapes, message, path):
+    message = "Expected" if path == "fused" else message
     given = dict(x=(5, 3, 4), state=(1, 3, 6), weight_ih=(24, 4), weight_hh=(24, 6), bias_ih=(24,))
     given |= dict(bias_hh=(24,)) | shapes
     tensors = {k: None if v is None else torch.zeros(v) for k, v in given.items()}
@@ -353,24 +354,39 @@ def test_a_compiler_of_several_words(fresh, monkeypatch):
 
 
 def test_a_library_that_cannot_be_loaded(fresh, monkeypatch):
-    def build(command, defines, path):
-        path.write_text("no")
-        path.chmod(0o700)
-
-    monkeypatch.setattr(compiler, "_build", build)
+    monkeypatch.setattr(compiler, "_build", lambda command, defines, path: path.write_text("no"))
     assert "file too short" in compiled.why_not("cpu", torch.float32)
 
 
-@pytest.mark.parametrize("whose", ["folder", "library"])
-def test_what_others_can_write_is_not_run(fresh, whose, caplog):
+def test_a_damaged_library_is_made_again(fresh, caplog):
+    fresh.mkdir(parents=True, mode=0o700)
+    library = fresh / f"steps-{compiler._digest(compiler._compiler(), ())}.so"
+    library.write_text("no")
+    library.chmod(0o700)
+    with caplog.at_level(logging.INFO, logger=compiler.__name__):
+        compiler.library()
+    assert "file too short" in caplog.messages[0]
+    assert library.stat().st_size > 1000
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(fresh, caplog):
+    fresh.mkdir(parents=True)
+    fresh.chmod(0o777)
+    with caplog.at_level(logging.INFO, logger=compiler.__name__):
+        assert compiled.why_not("cpu", torch.float32) is None
+    assert str(fresh) not in caplog.messages[0]
+    assert list(fresh.iterdir()) == []
+
+
+def test_a_library_that_others_can_write_to_is_made_again(fresh, caplog):
     assert compiled.why_not("cpu", torch.float32) is None
     (library,) = fresh.iterdir()
-    (fresh if whose == "folder" else library).chmod(0o777)
+    library.chmod(0o777)
     compiler.library.cache_clear()
     with caplog.at_level(logging.INFO, logger=compiler.__name__):
         compiler.library()
-    (made,) = (r.getMessage() for r in caplog.records)
-    assert str(fresh) not in made
+    assert "writable by this user only" in caplog.messages[0]
+    assert stat.S_IMODE(library.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("command", ['"gcc', "/"])
@@ -385,9 +401,10 @@ def test_without_any_folder(fresh, monkeypatch):
     assert "/nonexistent" in compiled.why_not("cpu", torch.float32)
 
 
-def test_it_can_be_switched_off(fresh, monkeypatch):
-    monkeypatch.setenv(compiler.SWITCH, "0")
-    assert compiled.why_not("cpu", torch.float32) == "PYRO_VRNN_COMPILE=0"
+@pytest.mark.parametrize("off", ["0", "False", "no"])
+def test_it_can_be_switched_off(fresh, monkeypatch, off):
+    monkeypatch.setenv(compiler.SWITCH, off)
+    assert compiled.why_not("cpu", torch.float32) == f"PYRO_VRNN_COMPILE={off}"
     assert not fresh.exists()
 
 
