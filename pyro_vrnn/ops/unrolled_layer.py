@@ -76,7 +76,7 @@ class UnrolledLayer:
         return self.steps.windows(min(by_rows, by_numbers), within)
 
     def rows(self, like: Tensor, hidden: int, num_steps: int) -> Tensor:
-        """Return memory for gates, (*, t, N, G*H)."""
+        """Return memory for gates, ``(*, t, N, G*H)``."""
         leading = (self.particles,) if self.particles else ()
         shape = (num_steps, self.steps.num_sequences, self.num_gates * hidden)
         return self._new(like, *leading, *shape)
