@@ -1,4 +1,4 @@
-"""The compiled code as Python sees it: its functions, and the packing of weights."""
+"""The compiled code as Python sees it: its functions, and weights laid out for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vrnn.ops.compiler import CannotCompileError, library
+from pyro_vrnn.ops.compiler import CannotCompileError, load_library
 
 _LARGE = 2**22  # bytes
 _DEFINES: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.float64: ("DOUBLE",)}
@@ -23,11 +23,9 @@ def functions(dtype: torch.dtype) -> Any:
 
     :raises CannotCompileError: if it cannot be had.
     """
-    lib = library(*_DEFINES[dtype])
-    for name in ("vrnn_pack", "vrnn_pack_transposed"):
-        pack = getattr(lib, name)
-        pack.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_long] * 4
-        pack.restype = None
+    lib = load_library(*_DEFINES[dtype])
+    lib.vrnn_pack.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * 2, *[ctypes.c_long] * 4]
+    lib.vrnn_pack.restype = None
     lib.vrnn_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_long]
     lib.vrnn_large_pages.restype = None
     return lib
@@ -47,25 +45,43 @@ def why_not(device: str, dtype: torch.dtype) -> str | None:
     return None
 
 
-def pack(weight: Tensor, parts: int, *, transposed: bool = False) -> Tensor:  # (*, F, D)
+class PackedWeight:
     """
-    Lay out the rows of a weight, in K equal parts, for products ``x W^T`` by part.
+    A weight (G*H, D) and its noise, if any, laid out: rows, or columns for the way back.
 
-    ``transposed``: its columns, for products ``grad W``. The units, which are rows or columns, come
-    in panels of one vector's width, padded with zeros.
+    The units, which are rows or columns, come in panels of one vector's width, padded with zeros.
 
-    :returns: ``(S or 1, numbers)``.
+    :param int row_parts: equal parts of the rows whose products ``x W^T`` are apart.
+    :param int masks: K, the parts of the rows whose products ``grad W`` are apart; noise has none.
     """
-    lib = functions(weight.dtype)
-    rows, columns = weight.shape[-2:]
-    units, depth = (columns, rows // parts) if transposed else (rows // parts, columns)
+
+    def __init__(self, loc: Tensor, noise: Tensor | None, *, row_parts: int, masks: int) -> None:
+        self._weights, self._row_parts, self._masks = (loc, noise), row_parts, masks
+        self._packed: dict[bool, list[Tensor | None]] = {}
+
+    def pointers(self, *, columns: bool) -> list[int | None]:
+        """Return where loc and noise are; they are laid out when they are first asked for."""
+        if columns not in self._packed:
+            parts = (self._masks, 1) if columns else (self._row_parts, self._row_parts)
+            self._packed[columns] = [
+                None if weight is None else _pack(weight, k, columns)
+                for weight, k in zip(self._weights, parts, strict=True)
+            ]
+        return [pointer(weight) for weight in self._packed[columns]]
+
+    def release(self) -> None:
+        """Give back what is laid out."""
+        self._packed.clear()
+
+
+def _pack(weight: Tensor, parts: int, columns: bool) -> Tensor:
+    lib, weight = functions(weight.dtype), weight.contiguous()
+    units, depth = weight.shape[0] // parts, weight.shape[1]
+    if columns:
+        units, depth = depth, units
     width = lib.vrnn_width()
-    matrices = weight.contiguous().reshape(weight.shape[:-2].numel(), rows, columns)
-    packed = weight.new_empty(len(matrices), parts * -(-units // width) * width * depth)
-    on_large_pages(packed)
-    write = lib.vrnn_pack_transposed if transposed else lib.vrnn_pack
-    for one, out in zip(matrices, packed, strict=True):
-        write(pointer(one), pointer(out), parts, units, depth, num_threads())
+    packed = on_large_pages(weight.new_empty(parts * -(-units // width) * width * depth))
+    lib.vrnn_pack(columns, pointer(weight), pointer(packed), parts, units, depth, num_threads())
     return packed
 
 
@@ -95,23 +111,16 @@ def pointer(x: Tensor | None) -> int | None:
     return address
 
 
-class _Team:
-    """Threads do not survive a fork, and a child that waits for them would wait for ever."""
-
-    forked = False
-
-
-def _after_fork() -> None:
-    _Team.forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_PROCESS = os.getpid()
 
 
 def num_threads() -> int:
-    """Return torch's number of threads, 1 in a forked process."""
-    return 1 if _Team.forked else torch.get_num_threads()
+    """
+    Return torch's number of threads, 1 in a forked process.
+
+    Threads do not survive a fork, and a child that waits for them would wait for ever.
+    """
+    return torch.get_num_threads() if os.getpid() == _PROCESS else 1
 
 
 def call(function: Any, structure: ctypes.Structure) -> None:

@@ -7,7 +7,14 @@ import ctypes
 import torch
 from torch import Tensor
 
-from pyro_vrnn.ops.compiled import call, functions, num_threads, on_large_pages, pack, pointer
+from pyro_vrnn.ops.compiled import (
+    PackedWeight,
+    call,
+    functions,
+    num_threads,
+    on_large_pages,
+    pointer,
+)
 from pyro_vrnn.ops.products import WeightGrads
 from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import MaskedWeight
@@ -37,10 +44,10 @@ class CompiledProduct:
         assert not isinstance(noise, SpannedNoise)
         self._loc, self.noise = weight, noise
         self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
-        self._parts = 1 if mask is None else mask.shape[1]
+        masks = 1 if mask is None else mask.shape[1]
+        self._weight = PackedWeight(weight, noise, row_parts=masks, masks=masks)
         self._lib = functions(self._loc.dtype)
         assert self._lib.vrnn_product_size() == ctypes.sizeof(_Product)
-        self._packed: dict[bool, tuple[Tensor, Tensor | None]] = {}
 
     def fill(
         self,
@@ -51,14 +58,14 @@ class CompiledProduct:
         """Write the product for all steps."""
         x = x.contiguous()
         product = self._product(x, out)
-        product.loc, product.noise = self._weights(transposed=False)
+        product.loc, product.noise = self._weight.pointers(columns=False)
         product.x, product.bias = pointer(x), pointer(bias)
         call(self._lib.vrnn_fill, product)
 
     def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (t, N, G*H), (t, N, D)
         """Write the input's gradient from the rows' for all steps; both are contiguous."""
         product = self._product(out, rows)
-        product.loc, product.noise = self._weights(transposed=True)
+        product.loc, product.noise = self._weight.pointers(columns=True)
         product.for_x = pointer(out)
         call(self._lib.vrnn_input_grad, product)
 
@@ -83,7 +90,7 @@ class CompiledProduct:
 
     def release(self) -> None:
         """Give back the packed weights."""
-        self._packed.clear()
+        self._weight.release()
 
     def _product(self, x: Tensor, rows: Tensor) -> _Product:
         num_steps, num_sequences, columns = x.shape
@@ -97,17 +104,6 @@ class CompiledProduct:
             mask=pointer(self.mask),
             gates=pointer(rows),
         )
-
-    def _weights(self, *, transposed: bool) -> tuple[int | None, int | None]:
-        """Return where loc and noise are, packed for the first of the windows."""
-        if transposed not in self._packed:
-            noise, parts = self.noise, 1 if transposed else self._parts
-            self._packed[transposed] = (
-                pack(self._loc, self._parts, transposed=transposed),
-                None if noise is None else pack(noise, parts, transposed=transposed),
-            )
-        loc, packed_noise = self._packed[transposed]
-        return pointer(loc), pointer(packed_noise)
 
 
 class CompiledBatch:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import Piece, Steps
 from pyro_vrnn.ops.cells import GATES
-from pyro_vrnn.ops.compiled import call, functions, num_threads, pack, pointer
+from pyro_vrnn.ops.compiled import PackedWeight, call, functions, num_threads, pointer
 
 _MODES = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU")  # in the order of the C code
 
@@ -62,8 +62,11 @@ class CompiledSteps:
         self, mode: str, loc: Tensor, mask: Tensor | None, noise: Tensor | None, particles: int
     ) -> None:
         self._mode, self._gates, self._hidden = mode, GATES[mode], loc.shape[-1]
-        self._loc, self._mask, self._noise, self._particles = loc, mask, noise, particles
-        self._packed: dict[bool, tuple[Tensor, Tensor | None]] = {}
+        self._mask, self._particles = mask, particles
+        # Weights of each particle are laid out when its turn comes.
+        self._each = loc.contiguous() if loc.dim() == 3 else None
+        masks = 1 if mask is None else len(mask)
+        self._weight = PackedWeight(loc, noise, row_parts=self._gates, masks=masks)
         self._active: Any = None  # of the one layer that these steps are of
         self._lib = functions(loc.dtype)
         assert self._lib.vrnn_layer_size() == ctypes.sizeof(_Layer)
@@ -104,12 +107,15 @@ class CompiledSteps:
 
     def release(self) -> None:
         """Give back the packed weights."""
-        self._packed.clear()
+        self._weight.release()
 
     def _layer(
         self, steps: Steps, window: slice, rows: Tensor, h: Tensor, extra: Any, *, backward: bool
     ) -> _Layer:
-        loc, noise = self._weights(backward)
+        each = self._each
+        loc, noise = (
+            self._weight.pointers(columns=backward) if each is None else (pointer(each), None)
+        )
         layer = _Layer(
             mode=_MODES.index(self._mode),
             gates=self._gates,
@@ -121,9 +127,9 @@ class CompiledSteps:
             reverse=steps.reverse,
             groups=0 if self._mask is None else len(self._mask),
             threads=num_threads(),
-            loc=pointer(loc),
-            noise=pointer(noise),
-            particle_weights=loc[0].numel() if loc.dim() == 3 else 0,
+            loc=loc,
+            noise=noise,
+            particle_weights=0 if each is None else each[0].numel(),
             mask=pointer(self._mask),
             rows=pointer(rows),
             particle_rows=rows.stride(0) if self._particles else 0,
@@ -136,17 +142,3 @@ class CompiledSteps:
                 self._active = (ctypes.c_long * steps.num_steps)(*steps.active)
             layer.active = ctypes.cast(self._active, ctypes.c_void_p)
         return layer
-
-    def _weights(self, backward: bool) -> tuple[Tensor, Tensor | None]:
-        if backward not in self._packed:
-            if self._loc.dim() == 3:  # a particle's are packed when its turn comes
-                self._packed[backward] = self._loc.contiguous(), None
-                return self._packed[backward]
-            masks = 1 if self._mask is None else len(self._mask)
-            for_loc, for_noise = (masks, 1) if backward else (self._gates, self._gates)
-            noise = self._noise
-            self._packed[backward] = (
-                pack(self._loc, for_loc, transposed=backward),
-                None if noise is None else pack(noise, for_noise, transposed=backward),
-            )
-        return self._packed[backward]

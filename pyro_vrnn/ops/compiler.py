@@ -45,7 +45,7 @@ class CannotCompileError(RuntimeError):
 
 
 @functools.cache
-def library(*defines: str) -> ctypes.CDLL:
+def load_library(*defines: str) -> ctypes.CDLL:
     """
     Return the library, built if this is the first time on this machine.
 
@@ -60,7 +60,7 @@ def library(*defines: str) -> ctypes.CDLL:
         name = f"steps-{_digest(compiler, defines)}.so"
         for make_folder in (_in_cache, _private):
             try:
-                return _load(compiler, defines, make_folder() / name)
+                return _load_or_build(compiler, defines, make_folder() / name)
             except OSError as error:  # a folder that cannot be written, or runs no code
                 errors.append(str(error))
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:  # no working compiler
@@ -68,7 +68,7 @@ def library(*defines: str) -> ctypes.CDLL:
     raise CannotCompileError("; ".join(errors))
 
 
-def _load(compiler: list[str], defines: tuple[str, ...], path: Path) -> ctypes.CDLL:
+def _load_or_build(compiler: list[str], defines: tuple[str, ...], path: Path) -> ctypes.CDLL:
     if path.exists():
         try:
             return ctypes.CDLL(str(_checked(path)))

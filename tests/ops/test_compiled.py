@@ -301,16 +301,19 @@ def test_after_a_fork():
 # Building.
 
 
+REMEMBERED = (compiler.load_library, compiler._private, compiled.functions, compiled.why_not)
+
+
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """A machine on which nothing was built; returns its cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(compiler.SWITCH, raising=False)
-    for function in (compiler.library, compiler._private, compiled.functions, compiled.why_not):
+    for function in REMEMBERED:
         function.cache_clear()
     yield tmp_path / "cache" / "pyro_vrnn"
     monkeypatch.undo()
-    for function in (compiler.library, compiler._private, compiled.functions, compiled.why_not):
+    for function in REMEMBERED:
         function.cache_clear()
 
 
@@ -325,8 +328,8 @@ def test_it_is_built_once(fresh, caplog):
         assert compiled.why_not("cpu", torch.float32) is None
         (path,) = fresh.iterdir()  # no scraps
         made = path.stat().st_mtime_ns
-        compiler.library.cache_clear()
-        compiler.library()
+        compiler.load_library.cache_clear()
+        compiler.load_library()
     assert path.stat().st_mtime_ns == made
     (message,) = (r.getMessage() for r in caplog.records)
     assert message.startswith(f"compiled {path} with ")
@@ -364,7 +367,7 @@ def test_a_damaged_library_is_made_again(fresh, caplog):
     library.write_text("no")
     library.chmod(0o700)
     with caplog.at_level(logging.INFO, logger=compiler.__name__):
-        compiler.library()
+        compiler.load_library()
     assert "file too short" in caplog.messages[0]
     assert library.stat().st_size > 1000
 
@@ -382,9 +385,9 @@ def test_a_library_that_others_can_write_to_is_made_again(fresh, caplog):
     assert compiled.why_not("cpu", torch.float32) is None
     (library,) = fresh.iterdir()
     library.chmod(0o777)
-    compiler.library.cache_clear()
+    compiler.load_library.cache_clear()
     with caplog.at_level(logging.INFO, logger=compiler.__name__):
-        compiler.library()
+        compiler.load_library()
     assert "writable by this user only" in caplog.messages[0]
     assert stat.S_IMODE(library.stat().st_mode) == 0o700
 

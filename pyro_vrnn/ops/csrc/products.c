@@ -17,30 +17,20 @@ for one of K equal parts of the weight's rows.
 /* The number of units in a panel. */
 long vrnn_width(void) { return WIDTH; }
 
-/* weight (parts * units, depth) -> (parts, panels of units, depth, WIDTH). */
-void vrnn_pack(const real *weight, real *out, long parts, long units, long depth, long threads) {
-    const long panels = num_panels(units);
-#pragma omp parallel for num_threads(threads) if (parts * units * depth > 100000)
-    for (long k = 0; k < parts * panels; k++) {
-        const long part = k / panels, panel = k % panels;
-        pack(
-            weight + part * units * depth, out + part * panels * depth * WIDTH, panel, panel + 1,
-            units, depth
-        );
-    }
-}
-
-/* weight (parts * depth, units) -> (parts, panels of units, depth, WIDTH). */
-void vrnn_pack_transposed(
-    const real *weight, real *out, long parts, long units, long depth, long threads
+/*
+weight (parts * units, depth), or with `columns` (parts * depth, units)
+-> (parts, panels of units, depth, WIDTH).
+*/
+void vrnn_pack(
+    long columns, const real *weight, real *out, long parts, long units, long depth, long threads
 ) {
     const long panels = num_panels(units);
 #pragma omp parallel for num_threads(threads) if (parts * units * depth > 100000)
     for (long k = 0; k < parts * panels; k++) {
         const long part = k / panels, panel = k % panels;
-        pack_transposed(
-            weight + part * depth * units, out + part * panels * depth * WIDTH, panel, panel + 1,
-            units, depth
+        pack(
+            columns, weight + part * units * depth, out + part * panels * depth * WIDTH, panel,
+            panel + 1, units, depth
         );
     }
 }
@@ -62,11 +52,14 @@ typedef struct {
     long particles, next_x, next_gates, next_loc, next_bias, next_for_x;
 } Product;
 
+/* The mask of a group for the sequence of a row. */
+static const real *mask_of(const Product *q, long group, long row) {
+    return q->mask + (group * q->sequences + row % q->sequences) * q->columns;
+}
+
 static void multiply_mask(const Product *q, long group, long first, long count, real *out) {
     for (long r = 0; r < count; r++) {
-        const real *x = q->x + (first + r) * q->columns;
-        const real *mask =
-            q->mask + (group * q->sequences + (first + r) % q->sequences) * q->columns;
+        const real *x = q->x + (first + r) * q->columns, *mask = mask_of(q, group, first + r);
         for (long j = 0; j < q->columns; j++) out[r * q->columns + j] = x[j] * mask[j];
     }
 }
@@ -119,10 +112,7 @@ static void input_grad(const Product *q, long first, int count, real *total, rea
                     const long unit = (panel + v) * WIDTH, place = (2 * r + v) * WIDTH;
                     const int size = (int)min_of(WIDTH, q->columns - unit);
                     vec term = *(const vec *)(sums + place);
-                    if (q->groups) {
-                        const long row = m * q->sequences + (first + r) % q->sequences;
-                        term *= load(q->mask + row * q->columns + unit, size);
-                    }
+                    if (q->groups) term *= load(mask_of(q, m, first + r) + unit, size);
                     *(vec *)(total + place) += term;
                 }
         }
@@ -148,10 +138,7 @@ static void take_panels(
         const int size = (int)min_of(WIDTH, q->columns - unit);
         for (long r = 0; r < count; r++) {
             vec x = load(q->x + (first + r) * q->columns + unit, size);
-            if (masked) {
-                const long row = group * q->sequences + (first + r) % q->sequences;
-                x *= load(q->mask + row * q->columns + unit, size);
-            }
+            if (masked) x *= load(mask_of(q, group, first + r) + unit, size);
             *(vec *)(out + (v * count + r) * WIDTH) = x;
         }
     }
@@ -184,32 +171,6 @@ static void weight_grad(
     }
 }
 
-typedef void Chunk(const Product *, long, int, real *, real *);
-
-static void run_chunk(const Product *q, Chunk *chunk, long c, long chunks, real *work, real *sums) {
-    const long first = q->rows * c / chunks, next = q->rows * (c + 1) / chunks;
-    chunk(q, first, (int)(next - first), work, sums);
-}
-
-/* The weight gradients of one particle: noise, whose products are the longest, and loc. */
-static long num_grads(const Product *q, long *of_noise) {
-    const long pairs = (num_panels(q->columns) + 1) / 2;
-    *of_noise = q->for_noise ? pairs : 0;
-    return *of_noise + (q->for_loc ? max_of(q->groups, 1) * pairs : 0);
-}
-
-static void run_grad(const Product *q, long k, real *panels, real *sums) {
-    const long pairs = (num_panels(q->columns) + 1) / 2, groups = max_of(q->groups, 1);
-    long of_noise;
-    num_grads(q, &of_noise);
-    if (k < of_noise)
-        weight_grad(q, q->for_noise, 1, 0, 0, 2 * k, panels, sums);
-    else {
-        const long group = (k - of_noise) / pairs, pair = (k - of_noise) % pairs;
-        weight_grad(q, q->for_loc, groups, group, q->groups > 0, 2 * pair, panels, sums);
-    }
-}
-
 static Product particle_of(const Product *q, long s) {
     Product one = *q;
     one.x += s * q->next_x;
@@ -223,44 +184,55 @@ static Product particle_of(const Product *q, long s) {
 
 enum { FILL, INPUT_GRAD, WEIGHT_GRAD };
 
-/* Threads take chunks of rows, panels of a weight's gradient, or particles. */
+/* Chunks of rows, or pairs of panels of the gradients of noise, whose products are longest, and
+ * loc. */
+static long num_tasks(const Product *q, int what) {
+    if (what != WEIGHT_GRAD) return (q->rows + CHUNK - 1) / CHUNK;
+    const long pairs = (num_panels(q->columns) + 1) / 2;
+    return pairs * ((q->for_noise != NULL) + max_of(q->groups, 1));
+}
+
+static void run_task(const Product *q, int what, long k, real *work, real *sums) {
+    if (what != WEIGHT_GRAD) {
+        const long chunks = num_tasks(q, what), first = cut(q->rows, chunks, k);
+        const int count = (int)(cut(q->rows, chunks, k + 1) - first);
+        (what == FILL ? fill : input_grad)(q, first, count, work, sums);
+        return;
+    }
+    const long pairs = (num_panels(q->columns) + 1) / 2, of_noise = q->for_noise ? pairs : 0;
+    const long group = (k - of_noise) / pairs, panel = 2 * (k % pairs);
+    if (k < of_noise)
+        weight_grad(q, q->for_noise, 1, 0, 0, panel, work, sums);
+    else
+        weight_grad(q, q->for_loc, max_of(q->groups, 1), group, q->groups > 0, panel, work, sums);
+}
+
+/* Threads take the next task, or with particles the next particle and all of its tasks. */
 static int run_product(const Product *q, int what) {
     int failed = 0;
-    long of_noise;
-    Chunk *chunk = what == FILL ? fill : input_grad;
-    const long chunks = (q->rows + CHUNK - 1) / CHUNK, grads = num_grads(q, &of_noise);
-    const long each = what == WEIGHT_GRAD ? grads : chunks;
-    const long tasks = q->particles ? q->particles : each;
+    const long tasks = num_tasks(q, what), turns = q->particles ? q->particles : tasks;
     const long units = what == FILL ? q->width : q->columns;
     const long depth = what == FILL ? q->columns : q->width;
     const long packed = q->particles && what != WEIGHT_GRAD ? num_panels(units) * WIDTH * depth : 0;
     const long work_size = max_of(CHUNK * q->columns, max_of(CHUNK, DEPTH) * 2 * WIDTH);
-#pragma omp parallel num_threads(max_of(min_of(q->threads, tasks), 1))
+#pragma omp parallel num_threads(max_of(min_of(q->threads, turns), 1))
     {
         real *work = memory(work_size), *sums = memory(CHUNK * 2 * WIDTH), *loc = memory(packed);
         if (!work || !sums || !loc) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
-        for (long k = 0; k < tasks; k++) {
+        for (long turn = 0; turn < turns; turn++) {
             if (__atomic_load_n(&failed, __ATOMIC_ACQUIRE)) continue;
             if (!q->particles) {
-                if (what == WEIGHT_GRAD)
-                    run_grad(q, k, work, sums);
-                else
-                    run_chunk(q, chunk, k, chunks, work, sums);
+                run_task(q, what, turn, work, sums);
                 continue;
             }
-            Product one = particle_of(q, k);
+            Product one = particle_of(q, turn);
             if (packed) {
-                (what == FILL ? pack
-                              : pack_transposed)(one.loc, loc, 0, num_panels(units), units, depth);
+                pack(what == INPUT_GRAD, one.loc, loc, 0, num_panels(units), units, depth);
                 one.loc = loc;
             }
-            for (long j = 0; j < each; j++)
-                if (what == WEIGHT_GRAD)
-                    run_grad(&one, j, work, sums);
-                else
-                    run_chunk(&one, chunk, j, chunks, work, sums);
+            for (long k = 0; k < tasks; k++) run_task(&one, what, k, work, sums);
         }
         free(work);
         free(sums);

@@ -16,8 +16,9 @@ runs on.
 #include "tiles.h"
 
 #define MAX_GATES 4
-#define BLOCK (2 * CHUNK) /* sequences that a thread takes through all steps before the next ones \
-                           */
+#define BLOCK                                                                           \
+    (2 * CHUNK) /* sequences that a thread takes through all steps before the next ones \
+                 */
 /* Bounds found by trying on two cores of a processor with 1 MiB of second-level cache each. */
 #define ALONE 200000    /* multiply-adds that are not worth a second thread */
 #define BARRIER 200000  /* multiply-adds of a step, by thread, that are worth a barrier */
@@ -311,9 +312,6 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
 
 /* Threads. */
 
-/* Split `count` things among `shares`, and return the first of share k. */
-static long cut(long count, long shares, long k) { return count * k / shares; }
-
 /* Lay out a particle's weights. */
 static void take_particle(const Layer *q, Share *share, long particle, int backward) {
     share->loc = q->loc;
@@ -321,8 +319,8 @@ static void take_particle(const Layer *q, Share *share, long particle, int backw
     const long parts = backward ? 1 : q->gates, depth = q->gates * q->hidden / parts;
     const real *weight = q->loc + particle * q->particle_weights;
     for (long part = 0; part < parts; part++)
-        (backward ? pack_transposed : pack)(
-            weight + part * q->hidden * depth,
+        pack(
+            backward, weight + part * q->hidden * depth,
             share->packed + part * num_panels(q->hidden) * depth * WIDTH, share->first_panel,
             share->last_panel, q->hidden, depth
         );

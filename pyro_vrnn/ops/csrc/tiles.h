@@ -9,30 +9,31 @@
 
 static inline long num_panels(long units) { return (units + WIDTH - 1) / WIDTH; }
 
-/* Lay out panels first .. last - 1 of one part of a weight (units, depth), as (depth, WIDTH) each.
- */
-static void pack(const real *weight, real *out, long first, long last, long units, long depth) {
-    for (long panel = first; panel < last; panel++) {
-        const long unit = panel * WIDTH, count = min_of(WIDTH, units - unit);
-        const real *from = weight + unit * depth;
-        real *to = out + panel * depth * WIDTH;
-        for (long start = 0; start < depth; start += 16) /* a block that stays in the cache */
-            for (long k = start; k < min_of(start + 16, depth); k++)
-                for (long v = 0; v < WIDTH; v++)
-                    to[k * WIDTH + v] = v < count ? from[v * depth + k] : 0;
-    }
+/* Lay out a panel of the rows of a weight (units, depth), as (depth, WIDTH). */
+static void pack_rows(const real *weight, real *out, long panel, long units, long depth) {
+    const long unit = panel * WIDTH, count = min_of(WIDTH, units - unit);
+    const real *from = weight + unit * depth;
+    for (long start = 0; start < depth; start += 16) /* a block that stays in the cache */
+        for (long k = start; k < min_of(start + 16, depth); k++)
+            for (long v = 0; v < WIDTH; v++)
+                out[k * WIDTH + v] = v < count ? from[v * depth + k] : 0;
 }
 
-/* The same of a weight (depth, units). */
-static void pack_transposed(
-    const real *weight, real *out, long first, long last, long units, long depth
+/* The same of the columns of a weight (depth, units). */
+static void pack_columns(const real *weight, real *out, long panel, long units, long depth) {
+    const long unit = panel * WIDTH;
+    const int count = (int)min_of(WIDTH, units - unit);
+    for (long k = 0; k < depth; k++)
+        *(vec *)(out + k * WIDTH) = load(weight + k * units + unit, count);
+}
+
+/* Panels first .. last - 1 of one part of a weight, to their place among all of its panels. */
+static void pack(
+    int columns, const real *weight, real *out, long first, long last, long units, long depth
 ) {
-    for (long panel = first; panel < last; panel++) {
-        const long unit = panel * WIDTH;
-        const int count = (int)min_of(WIDTH, units - unit);
-        for (long k = 0; k < depth; k++)
-            *(vec *)(out + (panel * depth + k) * WIDTH) = load(weight + k * units + unit, count);
-    }
+    for (long panel = first; panel < last; panel++)
+        (columns ? pack_columns
+                 : pack_rows)(weight, out + panel * depth * WIDTH, panel, units, depth);
 }
 
 /* A tile is `rows` x (one or two vectors): a sum over parts, such as loc and noise. */
@@ -83,10 +84,11 @@ INLINE void product(
     const int tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
     Part parts[2] = {given[0], given[num_parts - 1]};
     for (int t = 0; t < tiles; t++) {
-        const int size = rows * (t + 1) / tiles - rows * t / tiles;
+        const int size = (int)(cut(rows, tiles, t + 1) - cut(rows, tiles, t));
         switch (size) {
             TILE(1)
-            TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+            TILE(2)
+            TILE(3) TILE(4) TILE(5) TILE(6)
 #if MAX_ROWS > 6
                 TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 #endif

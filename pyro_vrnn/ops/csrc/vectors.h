@@ -40,6 +40,9 @@ typedef real loose __attribute__((vector_size(BYTES), aligned(sizeof(real)), may
 INLINE long min_of(long a, long b) { return a < b ? a : b; }
 INLINE long max_of(long a, long b) { return a > b ? a : b; }
 
+/* Split `count` things among `shares`, and return the first of share k. */
+INLINE long cut(long count, long shares, long k) { return count * k / shares; }
+
 /* Vectors, and the last ones of a row, which are not full. */
 
 INLINE vec load(const real *x, int count) {
