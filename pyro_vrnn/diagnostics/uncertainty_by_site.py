@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.diagnostics._layers import layer_of
+from pyro_vrnn.diagnostics._weight_dims import GATE_LABELS
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, weight_site_of
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.models.classification import SequenceClassification
@@ -24,7 +25,6 @@ Run = Callable[[Any], Tensor]
 Part = Mapping[str, slice]  # site -> its rows
 
 GRANULARITIES = ("layer", "site", "gate")
-_GATES = {4: "ifgo", 3: "rzn"}  # torch's order, by the number of gates
 _ALL = slice(None)
 
 
@@ -209,7 +209,7 @@ def _parts(guide: AutoWeightGuide, by: str) -> Mapping[str, Part]:
         if site.drop_prob == site.alpha == site.scale == 0:
             continue
         record = weight_site_of(guide.prototype_trace.nodes[name])
-        gates = _GATES.get(record.gates, "") if record is not None else ""
+        gates = GATE_LABELS.get(record.gates, ()) if record is not None else ()
         if by == "layer":
             parts.setdefault(layer_of(name), {})[name] = _ALL
         elif by == "gate" and site.kind in RECURRENT_KINDS and gates:

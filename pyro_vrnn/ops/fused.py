@@ -6,11 +6,13 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import _VF, Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from pyro_vrnn.ops.cells import GATES, State
+from pyro_vrnn.ops.cells import State
+from pyro_vrnn.ops.layer_shapes import check_weights
+from pyro_vrnn.ops.paths import is_traced
+from pyro_vrnn.ops.weights import LayerWeights
 from pyro_vrnn.shapes import check_shape
 
 Kernel = Callable[..., tuple[Tensor, ...]]
@@ -41,7 +43,7 @@ def run_fused(
         if any(w.dim() != 2 for w in layer[:2]) or any(b.dim() != 1 for b in layer[2:]):
             shapes = [tuple(w.shape) for w in layer]
             raise ValueError(f"Expected weights (F, D) and biases (F,), got shapes {shapes}.")
-    if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if not is_traced():  # where sizes are no numbers
         _check_shapes(mode, x, state, weights, 2 if bidirectional else 1)
     flat = [w for layer in weights for w in layer]
     has_biases = len(weights[0]) == 4
@@ -80,14 +82,8 @@ def _check_shapes(
 ) -> None:
     """Refuse what does not fit: the kernels may read past the end of what is too small."""
     hidden = state[0].shape[-1]
-    rows = GATES[mode] * hidden
     for part in state:
         check_shape("state", part, (len(weights), x.shape[-2], hidden))
-    for k, (weight_ih, weight_hh, *biases) in enumerate(weights):
+    for k, layer in enumerate(weights):
         inputs = x.shape[-1] if k < directions else directions * hidden
-        check_shape("weight_ih", weight_ih, (rows, inputs))
-        check_shape("weight_hh", weight_hh, (rows, hidden))
-        if len(biases) == 1:
-            raise ValueError("Expected both bias_ih and bias_hh, or none of them, got one.")
-        for bias in biases:
-            check_shape("a bias", bias, (rows,))
+        check_weights(mode, inputs, hidden, LayerWeights(*layer))

@@ -37,7 +37,7 @@ def choose_path(
 
 def why_not_compiled(x: Tensor, state: State, weights: Sequence[LayerWeights]) -> str | None:
     """Say why compiled code cannot run these, or None if it can."""
-    if torch.compiler.is_compiling() or _is_traced() or _is_transformed():
+    if torch.compiler.is_compiling() or is_traced() or _is_transformed():
         return "a program that is traced or transformed holds torch's operations only"
     tensors = [x, *state]
     for weight in (w for layer in weights for w in layer):
@@ -54,7 +54,8 @@ def why_not_compiled(x: Tensor, state: State, weights: Sequence[LayerWeights]) -
     return why_not(places.pop() if places else "cpu", dtype_of(weights))
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
+    """Whether torch.jit traces this call."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 

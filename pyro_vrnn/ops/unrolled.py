@@ -20,6 +20,7 @@ from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import State
 from pyro_vrnn.ops.layer_shapes import check_layer
 from pyro_vrnn.ops.products import Product
+from pyro_vrnn.ops.reference import still_running
 from pyro_vrnn.ops.second_order import differentiable_grads
 from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.unrolled_layer import UnrolledLayer
@@ -56,10 +57,9 @@ def run_unrolled(
     active: list[int] | None = None
     if lengths is not None and int(lengths.min()) < x.shape[-3]:
         longest, order = lengths.sort(descending=True, stable=True)
-        steps = torch.arange(x.shape[-3])
-        active = (longest > steps.unsqueeze(-1)).sum(-1).tolist()
-        order = order.to(x.device)
-        running = (steps.unsqueeze(-1) < longest).unsqueeze(-1).to(x.device)  # (T, N, 1)
+        running = still_running(longest, x.shape[-3], longest.device)
+        active = running.sum((1, 2)).tolist()
+        order, running = order.to(x.device), running.to(x.device)
         x = torch.where(running, x.index_select(-2, order), 0.0)  # padding may be NaN
         state = tuple(s.index_select(-2, order) for s in state)
         weights = [_reorder(layer, order) for layer in weights]
