@@ -44,6 +44,12 @@ class CannotCompileError(RuntimeError):
     """There is no compiled library, and why."""
 
 
+def switched_off() -> str | None:
+    """Say so if the environment wants no generated code, ``PYRO_VRNN_COMPILE=0``; else None."""
+    value = os.environ.get(SWITCH, "1")
+    return f"{SWITCH}={value}" if value.lower() in ("0", "no", "false", "off") else None
+
+
 @functools.cache
 def load_library(*defines: str) -> ctypes.CDLL:
     """
@@ -52,8 +58,8 @@ def load_library(*defines: str) -> ctypes.CDLL:
     :raises CannotCompileError: if there is no compiler, or it fails, or the environment variable
         ``PYRO_VRNN_COMPILE`` is 0 (it is read once a process).
     """
-    if os.environ.get(SWITCH, "1").lower() in ("0", "no", "false", "off"):
-        raise CannotCompileError(f"{SWITCH}={os.environ[SWITCH]}")
+    if reason := switched_off():
+        raise CannotCompileError(reason)
     errors = []
     try:
         compiler = _compiler()

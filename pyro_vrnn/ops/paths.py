@@ -9,34 +9,37 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from pyro_vrnn.ops import compiled, triton_check
 from pyro_vrnn.ops.cells import State
-from pyro_vrnn.ops.compiled import why_not
 from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias, dtype_of
 
-PATHS = ("auto", "reference", "fused", "unrolled", "compiled")
+PATHS = ("auto", "reference", "fused", "unrolled", "compiled", "triton")
+GENERATED = {"compiled": "compiled code", "triton": "Triton kernels"}  # made at first use
 
 
 def choose_path(
     mode: str, x: Tensor, state: State, weights: Sequence[LayerWeights], kind: str
 ) -> tuple[str, str]:
     """
-    Return the fastest path, and in words why it is not compiled code where that would be faster.
+    Return the fastest path, and in words why it is not generated code where that would be faster.
 
-    On a CPU that is compiled code, but for an LSTM with matrices, which oneDNN runs.
+    On a CPU that is compiled code, but for an LSTM with matrices, which oneDNN runs. Elsewhere it
+    is Triton, but for matrices, which cuDNN runs.
 
     :param str kind: ``"one weight"``, ``"masks"`` or ``"particles"``.
     """
-    plain = kind == "one weight"
-    if plain and (x.device.type != "cpu" or mode == "LSTM"):
+    plain, on_cpu = kind == "one weight", x.device.type == "cpu"
+    if plain and (not on_cpu or mode == "LSTM"):
         return "fused", ""
-    reason = why_not_compiled(x, state, weights)
+    path = "compiled" if on_cpu else "triton"
+    reason = why_not(path, x, state, weights)
     otherwise = "fused" if plain else "unrolled"
-    return (otherwise, f" (no compiled code: {reason})") if reason else ("compiled", "")
+    return (otherwise, f" (no {GENERATED[path]}: {reason})") if reason else (path, "")
 
 
-def why_not_compiled(x: Tensor, state: State, weights: Sequence[LayerWeights]) -> str | None:
-    """Say why compiled code cannot run these, or None if it can."""
+def why_not(path: str, x: Tensor, state: State, weights: Sequence[LayerWeights]) -> str | None:
+    """Say why one of the ``GENERATED`` paths cannot run these, or None if it can."""
     if torch.compiler.is_compiling() or is_traced() or _is_transformed():
         return "a program that is traced or transformed holds torch's operations only"
     tensors = [x, *state]
@@ -50,8 +53,9 @@ def why_not_compiled(x: Tensor, state: State, weights: Sequence[LayerWeights]) -
     for tensor in tensors:
         if type(tensor) not in (Tensor, Parameter):  # it may have no memory
             return f"it takes tensors, not {type(tensor).__name__}"
-    places = {t.device.type for t in tensors} - {"cpu"}
-    return why_not(places.pop() if places else "cpu", dtype_of(weights))
+    of_path, dtype = compiled if path == "compiled" else triton_check, dtype_of(weights)
+    reasons = (of_path.why_not(place, dtype) for place in {t.device.type for t in tensors})
+    return next(filter(None, reasons), None)
 
 
 def is_traced() -> bool:

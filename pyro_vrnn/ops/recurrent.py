@@ -1,7 +1,7 @@
 r"""
 Multi-layer, bidirectional recurrent networks as pure functions of (input, state, weights).
 
-Four paths compute the same thing:
+Five paths compute the same thing:
 
 ``"reference"``
     a Python loop over time around the cells of :mod:`~pyro_vrnn.ops.cells`. It is the definition;
@@ -17,6 +17,9 @@ Four paths compute the same thing:
 ``"compiled"``
     the same passes with their loops in C, on the CPU, where the machine has a compiler: see
     :mod:`~pyro_vrnn.ops.compiler`.
+``"triton"``
+    the same passes on a GPU, with one Triton kernel for all that is not a product in a step: see
+    :mod:`~pyro_vrnn.ops.triton_steps`.
 
 Shapes (T time, N sequences, D input, H hidden, S particles, L layers, R directions):
 ``x`` is ``(T, N, D)`` or ``(S, T, N, D)``, a state is ``(L*R, N, H)`` or ``(L*R, S, N, H)``.
@@ -33,7 +36,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from pyro_vrnn.ops.cells import CELLS, State
 from pyro_vrnn.ops.fused import run_fused
-from pyro_vrnn.ops.paths import PATHS, choose_path, why_not_compiled
+from pyro_vrnn.ops.paths import GENERATED, PATHS, choose_path, why_not
 from pyro_vrnn.ops.reference import run_reference, still_running
 from pyro_vrnn.ops.unrolled import run_unrolled
 from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias
@@ -61,15 +64,15 @@ def recurrent(
     and the backward direction starts at the last valid step, as packed sequences do in torch.
 
     The path that is taken is logged once for each cell, at level INFO. The second derivative of the
-    unrolled and compiled paths is the reference's, at its speed.
+    unrolled, compiled and Triton paths is the reference's, at its speed.
 
     :param str mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"LSTM"`` or ``"GRU"``.
     :param str path: ``"auto"`` (:func:`~pyro_vrnn.ops.paths.choose_path`), ``"reference"``,
-        ``"fused"``, ``"unrolled"``, ``"compiled"``.
+        ``"fused"``, ``"unrolled"``, ``"compiled"``, ``"triton"``.
     :returns: output of the last layer ``(T, N, R*H)`` or ``(S, T, N, R*H)``, and the last state.
     :raises ValueError: for an unknown mode or path, ``"fused"`` with particles or masks, masks that
         do not fit, or masks together with particles.
-    :raises RuntimeError: for ``"compiled"`` where it cannot be had.
+    :raises RuntimeError: for ``"compiled"`` or ``"triton"`` where it cannot be had.
     """
     tensors = [w for layer in weights for w in layer if isinstance(w, Tensor)]
     if has_torch_function(tensors):  # such as a draw for each sequence, which brings its masks
@@ -96,16 +99,16 @@ def recurrent(
         kind = "masks" if masked else "particles" if particles else "one weight"
         path, because = choose_path(mode, x, state, weights, kind)
         _log_path(mode, path, kind, because)
-    elif path == "compiled" and (reason := why_not_compiled(x, state, weights)):
-        raise RuntimeError(f"Expected compiled code for path='compiled', got none: {reason}.")
+    elif path in GENERATED and (reason := why_not(path, x, state, weights)):
+        raise RuntimeError(f"Expected {GENERATED[path]} for path='{path}', got none: {reason}.")
     if path == "fused":
         flat = [tuple(w for w in layer if isinstance(w, Tensor)) for layer in weights]
         return run_fused(mode, x, state, flat, bidirectional=bidirectional, lengths=lengths)
-    if path in ("unrolled", "compiled"):
+    if path == "unrolled" or path in GENERATED:
         return run_unrolled(
             mode, x, state, weights,
             particles=particles, bidirectional=bidirectional, lengths=lengths,
-            compiled=path == "compiled",
+            path=path,
         )  # fmt: skip
     active = None if lengths is None else still_running(lengths, x.shape[-3], x.device)
     return run_reference(mode, x, state, weights, bidirectional=bidirectional, active=active)

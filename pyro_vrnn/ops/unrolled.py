@@ -36,13 +36,14 @@ def run_unrolled(
     particles: int = 0,
     bidirectional: bool = False,
     lengths: Tensor | None = None,
-    compiled: bool = False,
+    path: str = "unrolled",
 ) -> tuple[Tensor, State]:
     """
     Run the stack; arguments as in :func:`~pyro_vrnn.ops.recurrent.recurrent`.
 
     :param int particles: S, or 0 if nothing has a particle dim.
-    :param bool compiled: whether the steps run in compiled code.
+    :param str path: who runs the steps: ``"unrolled"`` for torch's operations, ``"compiled"``,
+        ``"triton"``.
     """
     if torch.is_autocast_enabled(x.device.type):  # these passes know one dtype, the weights'
         dtype = dtype_of(weights)
@@ -50,7 +51,7 @@ def run_unrolled(
             return run_unrolled(
                 *(mode, x.to(dtype), tuple(s.to(dtype) for s in state), weights),
                 particles=particles, bidirectional=bidirectional, lengths=lengths,
-                compiled=compiled,
+                path=path,
             )  # fmt: skip
     order: Tensor | None = None
     running: Tensor | None = None
@@ -70,7 +71,7 @@ def run_unrolled(
         for k in range(first, first + directions):
             steps_of = Steps(x.shape[-3], x.shape[-2], reverse=k > first, active=active)
             initial = tuple(s[k] for s in state)
-            output, final = _run_layer(mode, x, initial, weights[k], steps_of, particles, compiled)
+            output, final = _run_layer(mode, x, initial, weights[k], steps_of, particles, path)
             outputs.append(output)
             finals.append(final)
         x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
@@ -97,7 +98,7 @@ def _run_layer(
     weights: LayerWeights,
     steps: Steps,
     particles: int,
-    compiled: bool,
+    path: str,
 ) -> tuple[Tensor, State]:
     x, state, weights = check_layer(mode, x, state, weights, particles)
     ih, hh = (
@@ -116,7 +117,7 @@ def _run_layer(
             "Expected no gradient of a layer with noise or biases for each sequence, got something "
             "that requires grad: use torch.no_grad()."
         )
-    layer = UnrolledLayer(mode, steps, particles, save, compiled)
+    layer = UnrolledLayer(mode, steps, particles, save, path)
     output, *final = _Unrolled.apply(layer, *tensors)  # type: ignore[no-untyped-call]
     return output, tuple(final)
 
@@ -210,7 +211,7 @@ class _Backward:
         self.recurrent = layer.product(weight_hh, mask_hh, noise_hh)
         self.steps = layer.steps_with(self.recurrent, weight_hh)
         self.outputs = self._time_first(grads[0])
-        if self.outputs is not None and layer.compiled:
+        if self.outputs is not None and layer.path != "unrolled":
             self.outputs = self.outputs.contiguous()
         self.of_state = [
             torch.zeros_like(self.h[0])

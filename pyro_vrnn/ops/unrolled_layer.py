@@ -16,6 +16,7 @@ from pyro_vrnn.ops.compiled_steps import CompiledSteps
 from pyro_vrnn.ops.layer_steps import LayerSteps, PlainSteps
 from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct, SpannedProduct
 from pyro_vrnn.ops.spanned import SpannedNoise
+from pyro_vrnn.ops.triton_steps import TritonSteps
 from pyro_vrnn.ops.weights import MaskedWeight
 
 # Rows of sequences and steps, and numbers in their gates: for what is to stay in the cache ...
@@ -34,11 +35,15 @@ class UnrolledLayer:
     steps: Steps
     particles: int  # S, or 0 for none
     save: bool  # whether a gradient will be asked for
-    compiled: bool
+    path: str  # "unrolled", "compiled" or "triton"
 
     @property
     def num_gates(self) -> int:
         return GATES[self.mode]
+
+    @property
+    def compiled(self) -> bool:
+        return self.path == "compiled"
 
     def product(self, weight: Tensor, mask: Tensor | None, noise: Any) -> Any:
         if self.particles and self.compiled and weight.dim() == 3:
@@ -53,11 +58,12 @@ class UnrolledLayer:
 
     def steps_with(self, product: Any, weight: Tensor) -> LayerSteps:
         """Return who runs the steps with the recurrent weight."""
-        if not self.compiled:
+        if self.path == "unrolled":
             return PlainSteps(self.mode, product)
+        steps = CompiledSteps if self.compiled else TritonSteps
         if self.particles:
-            return CompiledSteps(self.mode, weight, None, None, self.particles)
-        return CompiledSteps(self.mode, weight, product.mask, product.noise, 0)
+            return steps(self.mode, weight, None, None, self.particles)
+        return steps(self.mode, weight, product.mask, product.noise, 0)
 
     def windows(self, rows: Tensor) -> list[slice]:
         """Cut the steps by the size of their ``rows``, in the order of the recurrence."""
@@ -65,7 +71,7 @@ class UnrolledLayer:
 
     def pieces(self, rows: Tensor, within: slice | None = None) -> list[slice]:
         """Cut the steps, or those of a window, into smaller pieces."""
-        return self._cut(_WINDOW if self.compiled else _PIECE, rows, within)
+        return self._cut(_PIECE if self.path == "unrolled" else _WINDOW, rows, within)
 
     def _cut(self, size: tuple[int, int], rows: Tensor, within: slice | None = None) -> list[slice]:
         num_rows, numbers = size
@@ -89,7 +95,7 @@ class UnrolledLayer:
         """Return room for the activated gates: of all steps, of one after the other, or none."""
         if KERNELS[self.mode].keeps_gates and self.save:
             return self._new(h, self.num_gates, self.steps.num_steps, *h.shape[1:])
-        if KERNELS[self.mode].keeps_gates and not self.compiled:
+        if KERNELS[self.mode].keeps_gates and self.path == "unrolled":
             return h.new_empty(self.num_gates, 1, *h.shape[1:])
         return None
 

@@ -9,12 +9,13 @@ import shutil
 import pytest
 import torch
 
-from pyro_vrnn.ops import gemm, paths, unrolled_layer
+from pyro_vrnn.ops import compiled, gemm, triton_kernels, unrolled_layer
 from pyro_vrnn.ops import recurrent as module
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
 from pyro_vrnn.ops.layer_steps import PlainSteps
 from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
+from pyro_vrnn.ops.triton_steps import TritonSteps
 from pyro_vrnn.ops.weights import MaskedWeight
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -25,9 +26,11 @@ KINDS = (
 modes = pytest.mark.parametrize("mode", list(GATES))
 
 
-@pytest.fixture(params=["unrolled", "compiled"])
+@pytest.fixture(params=["unrolled", "compiled", "triton"])
 def path(request):
     """Where a test names a device too, see there."""
+    if request.param == "triton" and not triton_kernels.INSTALLED:
+        pytest.skip("no Triton on this machine")
     if request.param == "compiled" and shutil.which("cc") is None:
         pytest.skip("no C compiler on this machine")
     if request.param == "compiled" and request.node.callspec.params.get("device", "cpu") != "cpu":
@@ -248,6 +251,7 @@ SPIES = {
     "fused": (module, "run_fused"),
     "unrolled": (PlainSteps, "forward"),
     "compiled": (CompiledSteps, "forward"),
+    "triton": (TritonSteps, "forward"),
 }
 
 
@@ -315,7 +319,7 @@ def test_auto_in_a_trace_takes_torch_s_operations(taken):
 
 
 def test_auto_does_without_compiled_code_and_says_why(taken, caplog, monkeypatch):
-    monkeypatch.setattr(paths, "why_not", lambda device, dtype: "found no C compiler")
+    monkeypatch.setattr(compiled, "why_not", lambda device, dtype: "found no C compiler")
     with caplog.at_level(logging.INFO, logger=module.__name__):
         Case("LSTM", "untied").forward("auto")
     assert taken == ["unrolled"]
