@@ -88,10 +88,10 @@ class Layer:
         output.backward(self.into)
         return output
 
-    def run(self, weights: LayerWeights) -> Tensor:
+    def run(self, weights: LayerWeights, path: str = "auto") -> Tensor:
         """Run ours, forward and backward."""
         fresh_grads([self.own_x, *self.leaves])
-        output, _ = recurrent(ops_mode(self.mode), self.own_x, self.state(), [weights])
+        output, _ = recurrent(ops_mode(self.mode), self.own_x, self.state(), [weights], path=path)
         output.backward(self.into)
         return output
 
@@ -106,11 +106,13 @@ class Layer:
                 raise AssertionError(f"Expected what nn.{self.mode} gives, got a gap of {gap:.1e}.")
 
 
-def _measure_layer(setting: Setting, mode: str, variant: str, shape: Shape) -> dict[str, Any]:
+def _measure_layer(
+    setting: Setting, mode: str, variant: str, shape: Shape, path: str = "auto"
+) -> dict[str, Any]:
     layer = Layer(mode, shape, setting.device)
     layer.check(variant)
     weights = layer.masked(variant)
-    found = compare(setting, layer.reference, partial(layer.run, weights))
+    found = compare(setting, layer.reference, partial(layer.run, weights, path))
     noisy = layer_products(mode, shape, noise=variant == "noise")
     return with_counts(setting, found, layer_products(mode, shape), noisy)
 
@@ -211,6 +213,12 @@ def cases(setting: Setting) -> Iterator[Case]:
                 target = None if variant == "tied" else _target(variant, shape)
                 measure = partial(_measure_layer, mode=mode, variant=variant, shape=shape)
                 yield Case("layer", f"{mode}, {text}", sizes(shape), target, measure, f"nn.{mode}")
+            if mode != "RNN":  # what no generated code costs
+                measure = partial(
+                    _measure_layer, mode=mode, variant="untied", shape=shape, path="unrolled"
+                )
+                what = f"{mode}, {VARIANTS['untied']}, torch's operations"
+                yield Case("layer", what, sizes(shape), None, measure, f"nn.{mode}")
         for scope in ("batch", "sequence"):
             for noise in (False, True):
                 what = f"draw, {scope} scope, {'masks and noise' if noise else 'masks only'}"
