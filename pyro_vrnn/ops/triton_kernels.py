@@ -180,7 +180,7 @@ def backward_step(
             dh += tl.load(part + hidden, mask=inside)
     ended = dh
     if OUTPUTS:
-        dh += tl.load(outputs + output + at, mask=inside & runs, other=0.0)
+        dh += tl.load(outputs + output + at, mask=inside)
     into = rows + row + s * rows_s + n * (GATES * hidden) + j
     value = tl.load(h + new + at, mask=inside)
     left = tl.zeros_like(dh)  # of the gradient, beside the product
