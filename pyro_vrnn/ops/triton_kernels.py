@@ -148,7 +148,7 @@ def backward_step(
     h,  # (T+1, *state)
     extra,
     gates,
-    outputs,  # gradient of the outputs, (T, *state)
+    outputs,  # gradient of the outputs, (T, *state); 0 past a sequence's end
     mask,  # (K, N, H)
     to_h,  # gradient of the state that no product brings, (*state), written over
     to_c,  # gradient of c, (*state), written over
@@ -178,7 +178,6 @@ def backward_step(
         dh += tl.load(part, mask=inside) * tl.load(mask + k * size + i, mask=inside)
         if NOISE:
             dh += tl.load(part + hidden, mask=inside)
-    ended = dh
     if OUTPUTS:
         dh += tl.load(outputs + output + at, mask=inside)
     into = rows + row + s * rows_s + n * (GATES * hidden) + j
@@ -216,4 +215,4 @@ def backward_step(
         tl.store(into, tl.where(runs, of_first, 0.0), mask=inside)
         tl.store(into + hidden, tl.where(runs, of_second, 0.0), mask=inside)
         tl.store(into + 2 * hidden, tl.where(runs, of_third, 0.0), mask=inside)
-    tl.store(to_h + at, tl.where(runs, left, ended), mask=inside)
+    tl.store(to_h + at, tl.where(runs, left, dh), mask=inside)
