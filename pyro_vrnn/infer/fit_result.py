@@ -141,7 +141,8 @@ class FitResult:
     def kl_weight(self) -> list[float]:
         """The weight of the KL in every step; empty if it was 1 throughout."""
         weights = self.steps["kl_weight"]
-        return [] if all(weight == 1 for weight in weights) else weights
+        known = (weight for weight in weights if not math.isnan(weight))  # not of a lost block
+        return [] if all(weight == 1 for weight in known) else weights
 
     @property
     def epoch_loss(self) -> list[float]:

@@ -74,6 +74,14 @@ def test_the_elbo_is_the_same_whatever_the_order_of_the_sites():
     assert twin.elbo == result.elbo
 
 
+def test_lost_rows_say_nothing_of_the_weight_of_the_kl():
+    result = FitResult()  # of an ELBO that does not keep its parts
+    for loss, weight in ((2.0, 1.0), (math.nan, math.nan), (1.0, 1.0)):
+        result.steps.append({"loss": loss, "kl_weight": weight})
+    assert result.kl_weight == []
+    assert result.elbo == pytest.approx([-2.0, math.nan, -1.0], nan_ok=True)
+
+
 def test_the_repr_says_what_came_of_the_run():
     result = FitResult(seed=3, wall_time=1.23456, skipped=[[0, 1], [0, 4]])
     assert repr(result) == (
