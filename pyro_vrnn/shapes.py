@@ -270,6 +270,28 @@ def check_lengths(lengths: Any, num_sequences: int, num_steps: int) -> Tensor:
     return check_range("lengths", lengths.to(device="cpu", dtype=torch.int64), 1, num_steps)
 
 
+def number_array(name: str, value: Any, what: str = "an array of numbers") -> NDArray[Any]:
+    """
+    Return a tensor, on whatever device, or anything like an array of numbers as an array.
+
+    >>> number_array("y", object())
+    Traceback (most recent call last):
+    ...
+    TypeError: Expected y to be an array of numbers, got object.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    problem: Exception | None = None
+    try:
+        array = np.asarray(value)
+        array = array if array.dtype.kind in "biuf" else array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        problem = error
+    if value is None or problem is not None:
+        raise TypeError(f"Expected {name} to be {what}, got {type(value).__name__}.") from problem
+    return array
+
+
 def finite_array(name: str, value: ArrayLike) -> FloatArray:
     """
     Return ``value`` as a float64 array that is not empty and holds neither NaN nor infinity.
@@ -279,7 +301,7 @@ def finite_array(name: str, value: ArrayLike) -> FloatArray:
     ...
     ValueError: Expected y to be finite, got nan at index (1,).
     """
-    array = np.asarray(value, dtype=np.float64)
+    array = np.asarray(number_array(name, value), dtype=np.float64)
     if array.size == 0:
         raise ValueError(f"Expected {name} to hold values, got shape {shape_text(array.shape)}.")
     bad = ~np.isfinite(array)

@@ -10,12 +10,20 @@ import pytest
 import torch
 
 import pyro_vrnn as vrnn
-from pyro_vrnn import baselines, data, scores
+from pyro_vrnn import baselines, data, diagnostics, scores
 from pyro_vrnn.experiments import compare, demo, train
 from pyro_vrnn.experiments.forecast_plan import ForecastConfig
 from pyro_vrnn.experiments.train_config import SequencesConfig, SeriesConfig
 from pyro_vrnn.files import writable_folder
-from pyro_vrnn.infer import CheckpointFolder, elbo_draws, fit, fit_loss, held_out
+from pyro_vrnn.infer import (
+    CheckpointFolder,
+    FitResult,
+    Prediction,
+    elbo_draws,
+    fit,
+    fit_loss,
+    held_out,
+)
 
 DOCUMENTS = data.Documents((("a", "b"), ("c",)), torch.tensor([0.1, 0.9]), ("1", "2"))
 X, Y = torch.zeros(4, 5, 3), torch.zeros(4, 1)
@@ -144,6 +152,63 @@ def test_a_file_in_the_place_of_a_folder(tmp_path):
     with pytest.raises(FileExistsError, match=r"Expected a folder at .*file, got a file\."):
         writable_folder(file)
     assert file.read_text() == "mine"
+
+
+def results():
+    """Return one of each result that a diagnostic may be given in the place of another."""
+    rng = np.random.default_rng(0)
+    options = {"model_args": (X, Y), "num_samples": 2}
+    found = [
+        diagnostics.check_forecasts(rng.normal(size=(9, 8, 2)), rng.normal(size=(8, 2))),
+        diagnostics.check_classes(rng.dirichlet([1.0, 1.0], size=20), np.arange(20) % 2),
+        diagnostics.elbo_anatomy(*pair(), **options),
+        diagnostics.site_norms(*pair(), **options),
+        FitResult(),
+        Prediction(num_samples=3, seed=0, strategy="loop"),
+    ]
+    return {type(result).__name__: result for result in [*found, None, "a path", {}]}
+
+
+# What a diagnostic takes first, the results that will do, and the arguments after it.
+DIAGNOSTICS = {
+    "check_classes": ("predicted", {"Prediction"}, (Y[:, 0],)),
+    "check_forecasts": ("predicted", {"Prediction"}, (Y,)),
+    "concat_runs": ("runs", set(), ()),
+    "plot_coverage": ("coverage", {"ForecastCheck"}, ()),
+    "plot_elbo": ("elbo", {"FitResult"}, ()),
+    "plot_elbo_parts": ("history", {"FitResult"}, ()),
+    "plot_fan": ("draws", set(), (range(3),)),
+    "plot_horizon": ("scores", set(), ()),
+    "plot_kl_by_site": ("anatomy", {"ELBOAnatomy"}, ()),
+    "plot_pit": ("pit", {"ForecastCheck"}, ()),
+    "plot_ppc": ("data", set(), ()),
+    "plot_reliability": ("bins", {"ClassCheck"}, ()),
+    "plot_site_norms": ("norms", {"SiteNorms"}, ()),
+    "plot_weight_map": ("q", set(), ()),
+}
+RESULTS = results()
+WRONG = [(d, r) for d, (_, fitting, _) in DIAGNOSTICS.items() for r in RESULTS if r not in fitting]
+
+
+@pytest.mark.parametrize(("name", "result"), WRONG)
+def test_a_result_in_the_place_of_another(name, result):
+    first, _, others = DIAGNOSTICS[name]
+    with pytest.raises(TypeError, match=rf"^Expected {first} to be .*, got {result}\.$"):
+        getattr(diagnostics, name)(RESULTS[result], *others)
+
+
+def test_every_plot_is_asked():
+    assert {n for n in diagnostics.__all__ if n.startswith("plot_")} <= set(DIAGNOSTICS)
+
+
+@pytest.mark.parametrize(
+    "value", [*RESULTS.values(), [[1.0], [1.0, 2.0]], object()], ids=lambda v: type(v).__name__
+)
+@pytest.mark.parametrize("score", [scores.crps, scores.class_nll])
+def test_scores_of_something_else(score, value):
+    numbers = rf"Expected y to be an array of numbers, got {type(value).__name__}\."
+    with pytest.raises(TypeError, match=f"^{numbers}$"):
+        score(value, np.ones((3, 1)))
 
 
 EXPERIMENTS = {

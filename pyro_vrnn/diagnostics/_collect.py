@@ -1,4 +1,4 @@
-"""Draws read into arrays one at a time; running moments of what is too large to keep."""
+"""Draws read into arrays one at a time, or into moments of what is too large to keep."""
 
 from __future__ import annotations
 
@@ -12,39 +12,13 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vrnn.diagnostics._draws import Draw, value_of
+from pyro_vrnn.diagnostics._moments import Moments
 from pyro_vrnn.diagnostics._selection import Key, Selection
 from pyro_vrnn.diagnostics._sites import SiteInfo
 from pyro_vrnn.shapes import shape_text
 
 Values = dict[Key, NDArray[Any]]
 STATISTICS = ("mean", "sd")
-
-
-class Moments:
-    """Mean and standard deviation of each element over draws, without the draws (Welford)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = torch.zeros(())
-        self.squares = torch.zeros(())
-        self.dtype = torch.float64
-
-    def add(self, value: Tensor) -> None:
-        """Take one more draw."""
-        if self.count == 0:
-            self.dtype = value.dtype if value.is_floating_point() else torch.float64
-            self.mean = torch.zeros_like(value, dtype=torch.float64)
-            self.squares = torch.zeros_like(self.mean)
-        self.count += 1
-        before = value - self.mean
-        self.mean += before / self.count
-        self.squares += before.mul_(value - self.mean)
-
-    def array(self) -> NDArray[Any]:
-        """Return mean and sd (divisor S - 1; NaN of one draw), stacked in front."""
-        divisor = self.count - 1 if self.count > 1 else torch.nan
-        stacked = torch.stack((self.mean, (self.squares / divisor).sqrt()))
-        return numpy_of(stacked.to(self.dtype))
 
 
 def read(

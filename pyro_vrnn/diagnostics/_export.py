@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from pyro_vrnn.diagnostics._collect import (
     STATISTICS,
-    Moments,
     Values,
     numpy_of,
     read,
@@ -31,6 +30,7 @@ from pyro_vrnn.diagnostics._draws import Arguments, Draw, Program, iter_draws, i
 from pyro_vrnn.diagnostics._facts import attributes, fit_attributes
 from pyro_vrnn.diagnostics._history import SVIResult, divergences, history, parts_now
 from pyro_vrnn.diagnostics._inputs import ConstantData, apart, constant_variables
+from pyro_vrnn.diagnostics._moments import Moments
 from pyro_vrnn.diagnostics._observations import CLASS_SITES, is_class
 from pyro_vrnn.diagnostics._selection import Key, Selection, fit_size, select
 from pyro_vrnn.diagnostics._sites import (

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import Tensor
 
 from pyro_vrnn.diagnostics._observations import CLASS_SITES
 from pyro_vrnn.infer.predict import Prediction
-from pyro_vrnn.shapes import FloatArray, check_choice, shape_text
+from pyro_vrnn.shapes import FloatArray, check_choice, number_array, shape_text
 
+WHAT = "arrays, a Prediction or an ArviZ object"
 OBSERVED = {
     "posterior_predictive": "observed_data",
     "prior_predictive": "observed_data",
@@ -52,16 +52,16 @@ def read_forecasts(
                 "Expected a Prediction with draws, got none: predict with "
                 'return_draws="observation".'
             )
-        draws = to_numpy(predicted.draws)
+        draws = number_array("predicted", predicted.draws)
     else:
-        draws = to_numpy(predicted)
-    observed = to_numpy(_given(y))
+        draws = number_array("predicted", predicted, WHAT)
+    observed = number_array("y", _given(y))
     if observed.ndim == 1 and draws.ndim == 2:
         observed, draws = observed[:, None], draws[..., None]
     if observed.ndim != 2 or draws.ndim != 3 or draws.shape[1:] != observed.shape:
         raise ValueError(
             "Expected y of shape (R, H) or (R,) and draws of shape (S, *y.shape), got "
-            f"{shape_text(to_numpy(_given(y)).shape)} and {shape_text(draws.shape)}."
+            f"{shape_text(np.shape(number_array('y', y)))} and {shape_text(draws.shape)}."
         )
     return observed.astype(np.float64), draws.astype(np.float64)
 
@@ -83,12 +83,11 @@ def read_probs(predicted: Any, y: Any, group: str, var_name: str, logits: str) -
     elif isinstance(predicted, Prediction):
         if predicted.probs is None:
             raise ValueError("Expected a Prediction of classes, got one without probs.")
-        probs, num_samples = to_numpy(predicted.probs), predicted.num_samples
+        probs, num_samples = number_array("predicted", predicted.probs), predicted.num_samples
     else:
-        probs = to_numpy(predicted)
-        if probs.ndim == np.ndim(to_numpy(_given(y))) + 2:
-            num_samples = len(probs)
-    return Probabilities(to_numpy(_given(y)), np.asarray(probs), num_samples)
+        probs = number_array("predicted", predicted, WHAT)
+        num_samples = len(probs) if probs.ndim == number_array("y", _given(y)).ndim + 2 else None
+    return Probabilities(number_array("y", _given(y)), np.asarray(probs), num_samples)
 
 
 def is_arviz(value: Any) -> bool:
@@ -109,11 +108,6 @@ def read_draws(data: Any, group: str, name: str) -> NDArray[Any]:
 def read_observed(data: Any, group: str, name: str) -> NDArray[Any]:
     """Return the observations that belong to a group of draws."""
     return np.asarray(_variable(data, OBSERVED[group], name).values)
-
-
-def to_numpy(value: Any) -> NDArray[Any]:
-    """Return a tensor, on whatever device, or anything like an array as an array."""
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
 def _check_numbers(data: Any, group: str, name: str, draws: NDArray[Any]) -> None:

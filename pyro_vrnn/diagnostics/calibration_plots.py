@@ -25,7 +25,7 @@ from pyro_vrnn.scores import (
     effective_size,
 )
 from pyro_vrnn.scores.uniform_band import unit_values
-from pyro_vrnn.shapes import shape_text
+from pyro_vrnn.shapes import check_instance, number_array, shape_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,18 +54,21 @@ def plot_pit(
     :param label: of the curve; None for none.
     :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
+    :raises TypeError: if ``pit`` or ``band`` is none of these.
     :raises ValueError: for values outside [0, 1], or of more than two dims.
     """
     if isinstance(pit, ForecastCheck):
         values, band = pit.pit, band or pit.band
     else:
-        values = unit_values("pit", pit)
+        values = unit_values("pit", number_array("pit", pit, "a ForecastCheck or PIT values"))
         if values.ndim not in (1, 2):
             raise ValueError(
                 "Expected pit of shape (N,) or (blocks, per block), got "
                 f"{shape_text(values.shape)}."
             )
-    if band is None:
+    if band is not None:
+        check_instance("band", band, EcdfBand, " (ecdf_band)")
+    else:
         band = ecdf_band(effective_size(values.reshape(len(values), -1)))
     ax = given_or_new(ax)
     x = _ended(band.points)
@@ -100,8 +103,10 @@ def plot_coverage(
     :param label: of the curve; None for none.
     :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
+    :raises TypeError: if ``coverage`` is neither.
     """
     curve = coverage.coverage if isinstance(coverage, ForecastCheck) else coverage
+    check_instance("coverage", curve, CoverageCurve, " or ForecastCheck")
     ax = given_or_new(ax)
     band = curve.band
     ax.fill_between(
@@ -146,7 +151,9 @@ def plot_horizon(
     :param str ylabel: what the score is, with its unit.
     :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
+    :raises TypeError: if ``scores`` are no :class:`~pyro_vrnn.scores.HorizonScores`.
     """
+    check_instance("scores", scores, HorizonScores, " (such as check.crps)")
     from matplotlib.ticker import MaxNLocator
 
     ax = given_or_new(ax)
@@ -178,8 +185,10 @@ def plot_reliability(
     :param label: of the points; None for none.
     :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
+    :raises TypeError: if ``bins`` is neither.
     """
     parts = bins.reliability if isinstance(bins, ClassCheck) else bins
+    check_instance("bins", parts, Reliability, " or ClassCheck")
     ax = given_or_new(ax)
     shares = parts.count / parts.count.sum()
     foot = ax.twinx()

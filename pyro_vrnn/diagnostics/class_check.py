@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_vrnn.diagnostics._predicted import read_probs, to_numpy
+from pyro_vrnn.diagnostics._predicted import read_probs
 from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.scores import (
     BootstrapRange,
@@ -23,7 +23,7 @@ from pyro_vrnn.scores import (
     reliability,
     top_class,
 )
-from pyro_vrnn.shapes import FloatArray, shape_text
+from pyro_vrnn.shapes import FloatArray, number_array, shape_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ def check_classes(
         there are fewer than 2 sequences.
     """
     ids, probs, num_samples = read_probs(predicted, y, group, var_name, logits)
-    kept = np.ones(ids.shape, bool) if mask is None else to_numpy(mask)
+    kept = np.ones(ids.shape, bool) if mask is None else number_array("mask", mask)
     if kept.dtype != np.bool_:
         raise TypeError(f"Expected mask of dtype bool, got {kept.dtype}.")
     if kept.shape != ids.shape:

@@ -9,7 +9,7 @@ import numpy as np
 from pyro_vrnn.diagnostics._axes import given_or_new
 from pyro_vrnn.diagnostics.elbo_terms import NOISE, ELBOAnatomy, SiteKL
 from pyro_vrnn.infer.fit_result import FitResult
-from pyro_vrnn.shapes import FloatArray, check_choice, check_positive_int
+from pyro_vrnn.shapes import FloatArray, check_choice, check_instance, check_positive_int
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,8 +89,7 @@ def plot_kl_by_site(
     :raises TypeError: if ``anatomy`` is not an :class:`~pyro_vrnn.diagnostics.ELBOAnatomy`.
     :raises ValueError: if ``by`` is neither, or there are no latents.
     """
-    if not isinstance(anatomy, ELBOAnatomy):
-        raise TypeError(f"Expected anatomy to be an ELBOAnatomy, got {type(anatomy).__name__}.")
+    check_instance("anatomy", anatomy, ELBOAnatomy, " (elbo_anatomy)")
     parts = anatomy.sites if check_choice("by", by, ("site", "layer")) == "site" else anatomy.layers
     if not parts:
         raise ValueError("Expected an anatomy of at least one latent, got none.")

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyro_vrnn.diagnostics._axes import given_or_new
+from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.scores import central_interval
-from pyro_vrnn.shapes import check_positive_int, shape_text
+from pyro_vrnn.shapes import check_positive_int, number_array, shape_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,10 +47,11 @@ def plot_fan(
     :param str title: title of the axes.
     :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
+    :raises TypeError: if draws or observations are no numbers.
     :raises ValueError: for a shape that does not fit, fewer than 2 draws, draws that are not
         finite, or a level outside (0, 1).
     """
-    time, paths = np.asarray(time), np.asarray(draws)
+    time, paths = np.asarray(time), number_array("draws", draws)
     if time.ndim != 1:
         raise ValueError(f"Expected time of shape (T,), got {shape_text(time.shape)}.")
     if paths.ndim != 2 or paths.shape[1] != len(time):
@@ -57,7 +59,7 @@ def plot_fan(
         raise ValueError(f"Expected draws of shape {expected}, got {shape_text(paths.shape)}.")
     widest_first = sorted(levels, reverse=True)
     intervals = [central_interval(paths, level) for level in widest_first]
-    values = None if observed is None else np.asarray(observed, dtype=np.float64)
+    values = None if observed is None else number_array("observed", observed).astype(np.float64)
     if values is not None and values.shape != time.shape:
         raise ValueError(
             f"Expected observed of shape {shape_text(time.shape)}, got {shape_text(values.shape)}."
@@ -78,7 +80,7 @@ def plot_fan(
 
 
 def plot_elbo(
-    elbo: ArrayLike,  # (steps,)
+    elbo: FitResult | ArrayLike,  # (steps,)
     *,
     window: int | None = None,
     skip: int = 0,
@@ -88,17 +90,19 @@ def plot_elbo(
     """
     Draw the ELBO estimate of every step, and its running mean.
 
-    :param elbo: :attr:`FitResult.elbo <pyro_vrnn.infer.FitResult.elbo>`, in nats.
+    :param elbo: what :func:`~pyro_vrnn.infer.fit` returned, or numbers in nats.
     :param int window: draw the mean of this many steps too, at the last of them (an epoch's steps
         leave no noise from the order of the batches); None for none.
     :param int skip: leave out this many first steps, which set the scale otherwise.
     :param str color: of the lines.
     :param ax: matplotlib axes; None for new ones.
     :returns: the axes.
+    :raises TypeError: if ``elbo`` is neither.
     :raises ValueError: if ``elbo`` is not one sequence, or has too few steps for ``window`` and
         ``skip``.
     """
-    values = np.asarray(elbo, dtype=np.float64)
+    elbo = elbo.elbo if isinstance(elbo, FitResult) else elbo
+    values = number_array("elbo", elbo, "a FitResult or numbers").astype(np.float64)
     if values.ndim != 1:
         raise ValueError(f"Expected elbo of shape (steps,), got {shape_text(values.shape)}.")
     if not isinstance(skip, int) or not 0 <= skip < len(values):

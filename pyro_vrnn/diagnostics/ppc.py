@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_vrnn.diagnostics._axes import check_axes
 from pyro_vrnn.diagnostics._datasets import import_arviz
 from pyro_vrnn.diagnostics._predicted import is_arviz, read_draws
 from pyro_vrnn.shapes import check_choice, check_positive_int
@@ -40,13 +41,15 @@ def plot_ppc(
     :param options: more of ArviZ's arguments, such as ``kind``.
     :returns: the axes.
     :raises ImportError: if ArviZ is not installed.
-    :raises TypeError: if ``data`` is no ArviZ object.
+    :raises TypeError: if ``data`` is no ArviZ object, or ``ax`` no axes.
     :raises ValueError: if group or variable is missing.
     """
     if not is_arviz(data):
         raise TypeError(
             f"Expected data to be an InferenceData or a DataTree, got {type(data).__name__}."
         )
+    if ax is not None:
+        check_axes(ax)
     check_choice("group", group, tuple(GROUPS))
     count = min(
         check_positive_int("num_samples", num_samples), len(read_draws(data, group, var_name))

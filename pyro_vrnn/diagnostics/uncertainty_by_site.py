@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.diagnostics._layers import layer_of
+from pyro_vrnn.diagnostics._moments import Moments
 from pyro_vrnn.diagnostics._weight_dims import GATE_LABELS
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, weight_site_of
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
@@ -128,8 +129,8 @@ def uncertainty_by_site(
     with own_parameters(model, guide), lent_generators():
         torch.manual_seed(seed)
         at_means = predict(means)
-        whole = _Moments()
-        only, others = [_Moments() for _ in parts], [_Moments() for _ in parts]
+        whole = Moments()
+        only, others = [Moments() for _ in parts], [Moments() for _ in parts]
         for _ in range(num_samples):
             drawn = {name: guide.distribution(name).sample() for name in guide.sites}
             whole.add(predict(drawn))
@@ -159,24 +160,6 @@ class _Predict:
         if not isinstance(found, Tensor):
             raise TypeError(f"Expected a prediction that is a Tensor, got {type(found).__name__}.")
         return found.double()
-
-
-class _Moments:
-    """Mean and variance of values that come one by one."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = self._squares = torch.zeros(())
-
-    def add(self, value: Tensor) -> None:
-        self.count += 1
-        off = value - self.mean
-        self.mean = self.mean + off / self.count
-        self._squares = self._squares + off * (value - self.mean)
-
-    @property
-    def variance(self) -> Tensor:
-        return self._squares / (self.count - 1)
 
 
 def _default_run(model: torch.nn.Module, x: Tensor, lengths: Tensor | None) -> Run:

@@ -16,7 +16,7 @@ from pyro_vrnn.distributions.block_factor import BlockFactorNormal
 from pyro_vrnn.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vrnn.ops.blocks import block_square_ratios, scale_blocks
 from pyro_vrnn.scores import central_interval
-from pyro_vrnn.shapes import FloatArray, check_choice, shape_text
+from pyro_vrnn.shapes import FloatArray, check_choice, check_instance, shape_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,8 +143,7 @@ def plot_site_norms(
     :returns: the axes.
     :raises TypeError: if ``norms`` is not a :class:`~pyro_vrnn.diagnostics.SiteNorms`.
     """
-    if not isinstance(norms, SiteNorms):
-        raise TypeError(f"Expected norms to be a SiteNorms, got {type(norms).__name__}.")
+    check_instance("norms", norms, SiteNorms, " (site_norms)")
     ax = given_or_new(ax)
     shown = norms.root_mean_squares() if root_mean_square else norms
     names = list(shown.posterior)

@@ -29,7 +29,8 @@ from pyro_vrnn.experiments.forecast_plain import (
 from pyro_vrnn.experiments.forecast_plan import ForecastConfig, Plan, batches, make_plan
 from pyro_vrnn.experiments.forecasts import Forecasts, Trial, judge, make_forecasts
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
-from pyro_vrnn.infer.fit import FitResult, fit
+from pyro_vrnn.infer.fit import fit
+from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.models.forecaster import Forecaster
 from pyro_vrnn.nn.recurrent import CELLS
 from pyro_vrnn.shapes import FloatArray

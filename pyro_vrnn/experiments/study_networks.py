@@ -14,7 +14,8 @@ from pyro_vrnn import baselines
 from pyro_vrnn.baselines.recurrent import CELLS as PLAIN_CELLS
 from pyro_vrnn.experiments.study_config import LanguageConfig, SentimentConfig, StudyConfig
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
-from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
+from pyro_vrnn.infer.fit import fit, fit_loss
+from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.infer.initialization import default_initial
 from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.models.regression import SequenceRegression

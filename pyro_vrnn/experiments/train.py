@@ -45,7 +45,8 @@ from pyro_vrnn.experiments.train_predictions import (
 )
 from pyro_vrnn.files import staged, write_json
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
-from pyro_vrnn.infer.fit import FitResult, fit
+from pyro_vrnn.infer.fit import fit
+from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.infer.posterior_files import save_posterior
 from pyro_vrnn.shapes import check_instance
 

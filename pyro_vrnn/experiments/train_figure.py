@@ -29,7 +29,7 @@ def draw_training(path: Path, predictions: Predictions, result: FitResult, draw:
     elbo, held_out = bottom.subplots(1, 2)
     skip = min(20, len(result.elbo) // 4)  # the first steps would set the scale
     window = max(1, min(result.steps_per_epoch, len(result.elbo) - skip))
-    plot_elbo(result.elbo, window=window, skip=skip, ax=elbo)
+    plot_elbo(result, window=window, skip=skip, ax=elbo)
     elbo.set_title("ELBO")
     scores = result.validation["expected_log_likelihood"]
     held_out.plot(np.arange(1, len(scores) + 1), scores, marker=".", lw=1)

@@ -9,7 +9,8 @@ from pyro_vrnn.infer.checkpoints import Checkpoint, CheckpointFolder
 from pyro_vrnn.infer.elbo_draws import ELBODraw, elbo_draws
 from pyro_vrnn.infer.elbo_parts import ELBOParts
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
-from pyro_vrnn.infer.fit import FitResult, fit, fit_loss
+from pyro_vrnn.infer.fit import fit, fit_loss
+from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.held_out import HeldOut, held_out, held_out_log_likelihood

@@ -22,7 +22,7 @@ from pyro_vrnn.infer.held_out import check_independent_batches, held_out
 from pyro_vrnn.nn.own_params import module_local_params
 from pyro_vrnn.shapes import check_choice
 
-__all__ = ["FitResult", "OptimizerFn", "fit", "fit_loss"]
+__all__ = ["OptimizerFn", "fit", "fit_loss"]
 
 
 def fit(

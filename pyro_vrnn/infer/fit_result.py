@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vrnn.infer._columns import Columns
-from pyro_vrnn.reprs import short_repr
+from pyro_vrnn.reprs import value_text
 from pyro_vrnn.runs import machine, versions
 
 KL = "kl."  # what columns of divergences begin with
+MOST_SCORES = 4  # in a repr
 FACTS = (
     "steps_per_epoch",
     "seed",
@@ -76,7 +77,24 @@ class FitResult:
     steps: Columns = field(default_factory=Columns, repr=False)
     epochs: Columns = field(default_factory=Columns, repr=False)
 
-    __repr__ = short_repr
+    def __repr__(self) -> str:
+        """Write on one line how far the run came, its last scores, and why it ended."""
+        rows = self.epochs
+        last = {name: rows.since(name, rows.length - 1)[0] for name in rows.names()}
+        shown = {
+            "epochs": rows.length,
+            "steps": self.steps.length,
+            "epoch_loss": last.pop("loss", None),
+            **{f"validation[{name!r}]": score for name, score in list(last.items())[:MOST_SCORES]},
+            "best_epoch": self.best_epoch,
+            "stopped": self.stopped,
+            "skipped": len(self.skipped) or None,
+            "resumed_from": self.resumed_from or None,
+            "seed": self.seed,
+            "wall_time": self.wall_time,
+        }
+        found = {n: v for n, v in shown.items() if v is not None or n == "stopped"}
+        return f"FitResult({', '.join(f'{n}={value_text(v)}' for n, v in found.items())})"
 
     @property
     def loss(self) -> list[float]:
@@ -123,7 +141,8 @@ class FitResult:
     def kl_weight(self) -> list[float]:
         """The weight of the KL in every step; empty if it was 1 throughout."""
         weights = self.steps["kl_weight"]
-        return [] if all(weight == 1 for weight in weights) else weights
+        known = (weight for weight in weights if not math.isnan(weight))  # not of a lost block
+        return [] if all(weight == 1 for weight in known) else weights
 
     @property
     def epoch_loss(self) -> list[float]:

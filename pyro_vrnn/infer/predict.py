@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -15,6 +16,8 @@ from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_job import Job
 from pyro_vrnn.infer._predict_outcome import DRAWS
 from pyro_vrnn.infer._predict_runs import RUNNERS
+from pyro_vrnn.models.language import LanguageModel
+from pyro_vrnn.models.sequence import SequenceModel
 from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_device, check_seed
@@ -163,6 +166,9 @@ def predict(
     for name, value in (("num_samples", num_samples), ("max_bytes", max_bytes)):
         check_positive_int(name, value)
     check_choice("strategy", strategy, STRATEGIES)
+    if isinstance(model, (SequenceModel, LanguageModel)):
+        with pyro.validation_enabled(False):  # values are looked at chunk by chunk
+            model.check_input(x, lengths)
     inputs = Inputs(x, lengths, model_kwargs, shared, _device_of(guide, model, x))
     seed = int(torch.randint(2**31, ())) if seed is None else check_seed(seed)
     # As in Pyro's Predictive: guides read from the mask that no density is asked for.

@@ -112,6 +112,11 @@ class Forecaster(GaussianSequenceModel):
         network.center, network.scale = self.center.clone(), self.scale.clone()
         return network
 
+    def check_input(self, x: Tensor, lengths: Tensor | None = None) -> Tensor | None:
+        """Refuse what other models refuse, and windows that are not longer than the lag."""
+        super().check_input(x)
+        return check_windows(x, lengths, self.lag)
+
     def forward(self, x: Tensor, y: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """
         Run the program.
@@ -123,8 +128,7 @@ class Forecaster(GaussianSequenceModel):
         :raises ValueError: if a shape does not fit, a window is not longer than the lag, x or y
             is not finite, or the batch is larger than ``num_data``.
         """
-        self.check_input(x)
-        lengths = check_windows(x, lengths, self.lag)
+        lengths = self.check_input(x, lengths)
         inputs = (changes(x, self.lag) - self.center) / self.scale
         remaining = None if lengths is None else lengths - (self.lag or 0)
         unit = self.scale[0]

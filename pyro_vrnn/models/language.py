@@ -135,6 +135,11 @@ class LanguageModel(OwnParamsModule):
         """Return the network without Pyro that has these children, for ``guide.to_torch``."""
         return LanguageNetwork(**children)
 
+    def check_input(self, x: Tensor, lengths: Tensor | None = None) -> Tensor | None:
+        """Refuse what are no token ids, or lengths that do not fit; return lengths."""
+        check_tokens("x", x)
+        return None if lengths is None else check_lengths(lengths, *x.shape)
+
     def forward(
         self,
         x: Tensor,
@@ -155,9 +160,7 @@ class LanguageModel(OwnParamsModule):
         :raises ValueError: if a shape does not fit, an id is out of range, or there are more
             targets than ``num_data``.
         """
-        check_tokens("x", x)
-        if lengths is not None:
-            lengths = check_lengths(lengths, *x.shape)
+        lengths = self.check_input(x, lengths)
         if y is not None:
             check_token_targets(y, x.shape, self.vocab_size, wait=is_validation_enabled())
         vectors = self.embedding(x, batch_dim=0)

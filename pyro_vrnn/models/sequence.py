@@ -106,19 +106,23 @@ class SequenceModel(OwnParamsModule):
         """Size of the last state: H times the number of directions."""
         return self.rnn.hidden_size * self.rnn.num_directions
 
-    def check_input(self, x: Tensor) -> None:
-        """Refuse an ``x`` of the wrong shape or dtype, an empty one, or one that is not finite."""
+    def check_input(self, x: Tensor, lengths: Tensor | None = None) -> Tensor | None:
+        """
+        Refuse an ``x`` of the wrong shape or dtype, an empty one, or one that is not finite.
+
+        :returns: ``lengths``, which the network will look at.
+        """
         tail = () if self.embedding is not None else (self.rnn.input_size,)
         check_shape("x", x, ("N", "T", *tail))
         if len(x) == 0:
             raise ValueError(
                 f"Expected x of at least one sequence, got shape {shape_text(x.shape)}."
             )
-        if self.embedding is not None:
-            return
-        check_dtype("x", x, self.rnn.factory_kwargs["dtype"])
-        if is_validation_enabled():
-            check_finite("x", x)
+        if self.embedding is None:
+            check_dtype("x", x, self.rnn.factory_kwargs["dtype"])
+            if is_validation_enabled():
+                check_finite("x", x)
+        return lengths
 
     def output(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """

@@ -85,12 +85,18 @@ def _load_or_build(compiler: list[str], defines: tuple[str, ...], path: Path) ->
 
 
 def _compiler() -> list[str]:
-    """Return the command, which may be several words, such as ``ccache gcc``."""
-    for command in (os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc", "gcc", "clang"):
-        words = shlex.split(command or "")
+    """Return the command, which may be several words, such as ``ccache gcc``; no other than CC."""
+    wanted = os.environ.get("CC", "").strip()
+    usual = (sysconfig.get_config_var("CC") or "", "cc", "gcc", "clang")
+    for command in (wanted,) if wanted else usual:
+        try:
+            words = shlex.split(command)
+        except ValueError:  # a quote that does not end
+            continue
         if words and shutil.which(words[0]):
             return words
-    raise CannotCompileError("found no C compiler (CC, cc, gcc or clang)")
+    found_none = "found no C compiler (CC, cc, gcc or clang)"
+    raise CannotCompileError(f"CC={wanted} cannot be run" if wanted else found_none)
 
 
 def _digest(compiler: list[str], defines: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_vrnn.shapes import FloatArray, shape_text
+from pyro_vrnn.shapes import FloatArray, number_array, shape_text
 
 SUM_TOLERANCE = 1e-3  # of float32 probabilities over a large vocabulary
 
@@ -93,10 +93,10 @@ def top_class(
 
 def check_probs(y: ArrayLike, probs: ArrayLike) -> tuple[NDArray[np.int64], FloatArray]:
     """Return class ids and their probabilities ``(*, V)``, averaged over draws if there are any."""
-    ids = np.asarray(y)
+    ids = number_array("y", y)
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(f"Expected y of an integer dtype (class ids), got {ids.dtype}.")
-    array = np.asarray(probs)
+    array = number_array("probs", probs)
     if array.ndim == ids.ndim + 2 and len(array):
         _check_simplex(array)
         array = array.mean(axis=0, dtype=np.float64)

@@ -10,7 +10,6 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyro_vrnn as vrnn
 from pyro_vrnn import from_pyro_svi
-from pyro_vrnn.diagnostics._collect import Moments
 
 SUMMARISED = "the group posterior_summary has the mean and sd of each element"
 
@@ -91,24 +90,6 @@ def test_a_summary_is_that_of_the_draws():
     np.testing.assert_allclose(summary.sel(statistic="sd"), sd, rtol=1e-5, atol=1e-6)
     for name in ("log_p__", "log_g__", "norm"):
         assert (data["sample_stats"][name].values == whole["sample_stats"][name].values).all()
-
-
-def test_moments_of_integers_and_of_one_draw():
-    moments = Moments()
-    moments.add(torch.tensor([1, 3]))
-    assert np.isnan(moments.array()[1]).all()
-    moments.add(torch.tensor([4, 3]))
-    np.testing.assert_allclose(moments.array(), [[2.5, 3.0], [4.5**0.5, 0.0]])
-
-
-def test_moments_far_from_zero_keep_their_digits():
-    generator = torch.Generator().manual_seed(0)
-    draws = 1e6 + torch.randn(50, 3, generator=generator, dtype=torch.float64)
-    moments = Moments()
-    for draw in draws:
-        moments.add(draw)
-    expected = torch.stack((draws.mean(0), draws.std(0)))
-    np.testing.assert_allclose(moments.array(), expected.numpy(), rtol=1e-12)
 
 
 def test_what_does_not_fit_is_summarised_and_said_so():

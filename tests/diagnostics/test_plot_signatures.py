@@ -83,3 +83,20 @@ def test_axes_are_the_given_ones_or_new(shown, name):
     assert made.has_data()
     assert pyplot.get_fignums() == [made.figure.number]
     pyplot.close("all")
+
+
+@pytest.mark.parametrize("wrong", [Figure(), Figure().subplots(1, 2)], ids=["figure", "array"])
+@pytest.mark.parametrize("name", PLOTS)
+def test_axes_that_are_none(shown, name, wrong):
+    got = type(wrong).__name__
+    with pytest.raises(TypeError, match=f"^Expected ax to be of the class Axes .*, got {got}"):
+        getattr(diagnostics, name)(*shown[name], ax=wrong)
+    assert not pyplot.get_fignums()
+
+
+def test_the_elbo_of_a_result_is_that_of_its_numbers(shown):
+    (result,) = shown["plot_elbo_parts"]
+    lines = [
+        diagnostics.plot_elbo(e, ax=Figure().subplots()).lines[0] for e in (result, result.elbo)
+    ]
+    assert np.array_equal(*(line.get_ydata() for line in lines))

@@ -72,3 +72,36 @@ def test_the_elbo_is_the_same_whatever_the_order_of_the_sites():
     twin.load_state(dict(sorted(tensors.items(), reverse=True)), facts)
     assert list(twin.kl) == ["c", "b", "a"]
     assert twin.elbo == result.elbo
+
+
+def test_lost_rows_say_nothing_of_the_weight_of_the_kl():
+    result = FitResult()  # of an ELBO that does not keep its parts
+    for loss, weight in ((2.0, 1.0), (math.nan, math.nan), (1.0, 1.0)):
+        result.steps.append({"loss": loss, "kl_weight": weight})
+    assert result.kl_weight == []
+    assert result.elbo == pytest.approx([-2.0, math.nan, -1.0], nan_ok=True)
+
+
+def test_the_repr_says_what_came_of_the_run():
+    result = FitResult(seed=3, wall_time=1.23456, skipped=[[0, 1], [0, 4]])
+    assert repr(result) == (
+        "FitResult(epochs=0, steps=0, stopped=None, skipped=2, seed=3, wall_time=1.23456)"
+    )
+    for k in range(4):
+        result.steps.append({"loss": float(k)})
+    for k in range(2):
+        result.epochs.append({"loss": 0.123456789 - k, "nll": 0.5, "worst": math.nan})
+    result.best_epoch, result.stopped, result.skipped = 0, "patience", []
+    result.resumed_from = [1, 2]
+    assert repr(result) == (
+        "FitResult(epochs=2, steps=4, epoch_loss=-0.876543, validation['nll']=0.5, "
+        "validation['worst']=nan, best_epoch=0, "
+        "stopped='patience', resumed_from=[1, 2], seed=3, wall_time=1.23456)"
+    )
+
+
+def test_the_repr_is_short_whatever_the_number_of_scores_and_resumptions():
+    result = FitResult(resumed_from=list(range(1000)))
+    result.epochs.append({f"score {k}": 1.0 for k in range(100)})
+    assert len(repr(result)) < 300
+    assert "validation['score 3']=1, stopped=None, resumed_from=list of 1000" in repr(result)

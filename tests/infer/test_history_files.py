@@ -136,6 +136,7 @@ def test_damage_costs_its_rows_alone(damage, got, tmp_path):
         assert [math.isnan(value) for value in found] == [k in (2, 3) for k in range(9)]
         assert (found[:2], found[4:]) == (expected[:2], expected[4:])
     assert result.epoch_loss == whole.epoch_loss
+    assert result.kl_weight == whole.kl_weight == []
     assert all(torch.equal(state[name], whole_state[name]) for name in whole_state)
 
 

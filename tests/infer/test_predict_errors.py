@@ -12,7 +12,7 @@ import torch
 from pyro.infer.autoguide import AutoCallable, AutoGuideList, AutoNormal
 
 import pyro_vrnn as vrnn
-from tests.models.cases import GUIDES, regression
+from tests.models.cases import GUIDES, forecaster, regression
 
 predict = partial(vrnn.infer.predict, progress=False)
 X = torch.randn(4, 3)
@@ -307,11 +307,40 @@ def test_guide_in_the_model_s_place():
 
 
 def test_an_error_of_the_model_says_what_it_was_run_on():
-    trained, x, y = regression()
-    q = vrnn.infer.AutoSpikeAndSlab(trained)
-    q(x, y)
-    with pytest.raises(ValueError, match=r"Expected x of shape \(N, T, 3\)") as caught:
-        predict(trained, q, x[0], num_samples=3)
+    with pytest.raises(RuntimeError) as caught:
+        predict(model, guide, torch.randn(5, 4), num_samples=3)
     assert caught.value.__notes__ == [
-        "predict ran the model on the first sequence alone, (1, 3) of x (5, 3)."
+        "predict ran the model on the first sequence alone, (1, 4) of x (5, 4)."
     ]
+
+
+def language():
+    tokens = torch.ones(6, 5, dtype=torch.int64)
+    return vrnn.models.LanguageModel(7, 3, 4), tokens, tokens
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "message"),
+    [
+        (regression, torch.zeros(5, 3), "of shape (N, T, 3), got (5, 3)."),
+        (regression, torch.zeros(5, 4, 2), "of shape (N, T, 3), got (5, 4, 2)."),
+        (regression, torch.zeros(0, 4, 3), "at least one sequence, got shape (0, 4, 3)."),
+        (forecaster, torch.zeros(5, 4, 2), "of shape (N, T, 1), got (5, 4, 2)."),
+        (forecaster, torch.zeros(5, 2, 1), "got 2 in x of shape (5, 2, 1)."),
+        (language, torch.zeros(5, dtype=torch.int64), "of shape (N, T), got (5,)."),
+        (language, torch.zeros(5, 0, dtype=torch.int64), "one step, got shape (5, 0)."),
+    ],
+)  # fmt: skip
+def test_our_models_are_asked_of_the_whole_input(make, x, message):
+    program, good, y = make()
+    q = vrnn.infer.AutoSpikeAndSlab(program)
+    q(good, y)
+    refused(ValueError, message, program, q, x)
+
+
+def test_the_shortest_window_of_all_is_named():
+    program, x, y = forecaster()
+    q = vrnn.infer.AutoSpikeAndSlab(program)
+    q(x, y)
+    message = "(lag 3), got 2 in x of shape (6, 9, 1)."
+    refused(ValueError, message, program, q, x, lengths=[9, 9, 9, 9, 9, 2], max_bytes=1)

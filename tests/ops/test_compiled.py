@@ -392,10 +392,17 @@ def test_a_library_that_others_can_write_to_is_made_again(fresh, caplog):
     assert stat.S_IMODE(library.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("command", ['"gcc', "/"])
-def test_a_command_that_is_none(fresh, monkeypatch, command):
+@pytest.mark.parametrize("command", ['"gcc', "/", "nonexistent", "nonexistent -O3"])
+def test_a_compiler_that_was_asked_for_and_is_none(fresh, monkeypatch, command):
     monkeypatch.setenv("CC", command)
-    assert compiled.why_not("cpu", torch.float32) in (None, "No closing quotation")
+    assert compiled.why_not("cpu", torch.float32).startswith(f"CC={command} cannot be run")
+    assert not fresh.exists()
+
+
+@pytest.mark.parametrize("command", ["", " "], ids=["empty", "blank"])
+def test_no_compiler_that_was_asked_for(fresh, monkeypatch, command):
+    monkeypatch.setenv("CC", command)
+    assert compiled.why_not("cpu", torch.float32) is None
 
 
 def test_without_any_folder(fresh, monkeypatch):
