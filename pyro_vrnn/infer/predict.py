@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -167,8 +166,7 @@ def predict(
         check_positive_int(name, value)
     check_choice("strategy", strategy, STRATEGIES)
     if isinstance(model, (SequenceModel, LanguageModel)):
-        with pyro.validation_enabled(False):  # values are looked at chunk by chunk
-            model.check_input(x, lengths)
+        model.check_input(x, lengths)  # as a whole: a chunk knows neither its shape nor its place
     inputs = Inputs(x, lengths, model_kwargs, shared, _device_of(guide, model, x))
     seed = int(torch.randint(2**31, ())) if seed is None else check_seed(seed)
     # As in Pyro's Predictive: guides read from the mask that no density is asked for.

@@ -344,3 +344,13 @@ def test_the_shortest_window_of_all_is_named():
     q(x, y)
     message = "(lag 3), got 2 in x of shape (6, 9, 1)."
     refused(ValueError, message, program, q, x, lengths=[9, 9, 9, 9, 9, 2], max_bytes=1)
+
+
+def test_a_value_is_named_by_its_place_in_the_whole():
+    """Not in the chunk of sequences that holds it."""
+    program, x, y = regression()
+    q = vrnn.infer.AutoSpikeAndSlab(program)
+    q(x, y)
+    many = x[:1].repeat(50, 1, 1)
+    many[40, 1, 0] = float("nan")
+    refused(ValueError, "got nan at index (40, 1, 0)", program, q, many, max_bytes=1)
