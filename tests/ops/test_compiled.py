@@ -162,7 +162,7 @@ def test_huge_and_undefined_numbers(mode, dtype):
 @pytest.mark.parametrize(
     ("structure", "source", "name"),
     [
-        (compiled_steps._Layer, "steps.c", "Layer"),
+        (compiled_steps._Layer, "cells.h", "Layer"),
         (compiled_product._Product, "products.c", "Product"),
     ],
 )
@@ -474,4 +474,4 @@ def test_what_it_cannot_do_is_said(fresh):
 
 def test_the_sources_go_with_the_package():
     names = {path.name for path in compiler._SOURCES}
-    assert {"steps.c", "products.c", "tiles.h", "vectors.h", "functions.h"} == names
+    assert {"steps.c", "products.c", "cells.h", "tiles.h", "vectors.h", "functions.h"} == names
