@@ -2,14 +2,17 @@
 Rows of peak memory: one layer, forward and backward, in a process of its own.
 
 Guards against a hand-written backward pass that keeps more than the library's. What counts is the
-growth of the resident set (of the allocator, on a GPU) over what stood before the call; blocks of
-64 KiB and more go back to the system at once, so that what was freed does not count.
+growth of the resident set (of the allocator, on a GPU) over what stood before the call. What was
+freed before goes back to the system first, blocks of 64 KiB and more at once: a program that finds
+some of it, and takes it again without growth, would look smaller than it is.
 ``speed.py`` runs this file.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import json
 import os
 import re
@@ -37,6 +40,14 @@ def _resident(name: str) -> int:
     return 1024 * int(re.search(rf"{name}:\s+(\d+)", STATUS.read_text()).group(1))
 
 
+def _hand_back() -> None:
+    """Give the free memory of the heap back to the system, where the C library can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def growth(program: Program, device: torch.device) -> int:
     """Return by how many bytes memory grew at most during one call."""
     if device.type == "cuda":
@@ -46,6 +57,7 @@ def growth(program: Program, device: torch.device) -> int:
         program()
         return torch.cuda.max_memory_allocated(device) - before
     if STATUS.exists():
+        _hand_back()
         # A child's ru_maxrss starts at its parent's; Linux can start a process's peak anew.
         RESET.write_text("5")
         before = _resident("VmRSS")

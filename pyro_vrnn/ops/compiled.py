@@ -52,10 +52,13 @@ class PackedWeight:
     The units, which are rows or columns, come in panels of one vector's width, padded with zeros.
 
     :param int row_parts: equal parts of the rows whose products ``x W^T`` are apart.
-    :param int masks: K, the parts of the rows whose products ``grad W`` are apart; noise has none.
+    :param int masks: K, the parts of the rows whose products ``grad W`` are apart, where these are
+        asked for; noise has none.
     """
 
-    def __init__(self, loc: Tensor, noise: Tensor | None, *, row_parts: int, masks: int) -> None:
+    def __init__(
+        self, loc: Tensor, noise: Tensor | None, *, row_parts: int, masks: int = 1
+    ) -> None:
         self._weights, self._row_parts, self._masks = (loc, noise), row_parts, masks
         self._packed: dict[bool, list[Tensor | None]] = {}
 

@@ -45,7 +45,7 @@ class CompiledProduct:
         self._loc, self.noise = weight, noise
         self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
         masks = 1 if mask is None else mask.shape[1]
-        self._weight = PackedWeight(weight, noise, row_parts=masks, masks=masks)
+        self._weight = PackedWeight(weight, noise, row_parts=masks)
         self._lib = functions(self._loc.dtype)
         assert self._lib.vrnn_product_size() == ctypes.sizeof(_Product)
 
@@ -65,7 +65,9 @@ class CompiledProduct:
     def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (t, N, G*H), (t, N, D)
         """Write the input's gradient from the rows' for all steps; both are contiguous."""
         product = self._product(out, rows)
-        product.loc, product.noise = self._weight.pointers(columns=True)
+        loc, noise = self._loc.contiguous(), self.noise
+        noise = None if noise is None else noise.contiguous()
+        product.loc, product.noise = pointer(loc), pointer(noise)
         product.for_x = pointer(out)
         call(self._lib.vrnn_input_grad, product)
 

@@ -237,10 +237,9 @@ class _Backward:
                 self.inner = self.h.new_empty(num_steps, *self.h.shape[1:])
             for piece in reversed(self.layer.pieces(one_step, window)):
                 self._run_steps(piece, window, rows)
-            last = window == windows[0]
-            if last:
+            if window == windows[0]:
                 self.steps.release()  # memory peaks below
-            self._multiply(window, rows, last)
+            self._multiply(window, rows)
         of = self.sums.of
         return (
             *(self.for_x, of("weight_ih"), None, of("noise_ih")),
@@ -266,7 +265,7 @@ class _Backward:
         )
         self.steps.backward(piece, self.of_state)
 
-    def _multiply(self, window: slice, rows: Tensor, last: bool) -> None:
+    def _multiply(self, window: slice, rows: Tensor) -> None:
         """Turn the gates' gradients of a window into those of weights, biases and input."""
         sums, needs = self.sums, self.needs
         old = self._time_first(self.h[self.layer.steps.old(window)])
@@ -282,8 +281,6 @@ class _Backward:
         sums.add_bias("bias_ih", rows, self.bias_ih, needs[7])
         if self.for_x is not None:
             self.from_input.input_grad(rows, self.for_x.narrow(-3, start, num_steps))
-            if last:
-                self.from_input.release()
         sums.add_weights("ih", self.from_input, rows, x, needs[1:4], left)
 
 

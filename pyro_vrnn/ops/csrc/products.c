@@ -43,12 +43,12 @@ typedef struct {
     const real *mask; /* (groups, sequences, columns) */
     const real *x;
     real *gates;
-    const real *loc, *noise; /* packed; noise may be null */
+    const real *loc, *noise; /* packed to fill, else (width, columns); noise may be null */
     const real *bias;        /* (width,), or null */
     real *for_x;             /* gradient of x */
     real *for_loc;           /* (width, columns), and ... */
     real *for_noise;         /* ... likewise, or null */
-    /* With particles: loc is not packed, and each of these is from one particle to the next. */
+    /* With particles: loc is never packed, and each of these is from one particle to the next. */
     long particles, next_x, next_gates, next_loc, next_bias, next_for_x;
 } Product;
 
@@ -91,36 +91,57 @@ static void fill(const Product *q, long first, int count, real *masked, real *su
     }
 }
 
-/* for_x = gates W, for some rows. */
-static void input_grad(const Product *q, long first, int count, real *total, real *sums) {
+/*
+for_x = gates W, two panels of its columns, for some rows. Panels of the weights are laid out here,
+(rows of the weight, WIDTH), and serve these rows: all of them at once would be another copy.
+*/
+static void input_grad(
+    const Product *q, long panel, long first, long count, real *panels, real *sums
+) {
+    const int vectors = (int)min_of(2, num_panels(q->columns) - panel);
     const long groups = max_of(q->groups, 1), depth = q->width / groups;
-    const long panels = num_panels(q->columns);
-    const real *gates = q->gates + first * q->width;
-    for (long panel = 0; panel < panels; panel += 2) {
-        const int vectors = (int)min_of(2, panels - panel);
-        memset(total, 0, count * 2 * WIDTH * sizeof(real));
+    const long of_noise = 2 * q->width * WIDTH, of_group = 2 * depth * WIDTH;
+    for (int v = 0; v < vectors; v++) {
+        for (long m = 0; m < groups; m++)
+            pack_columns(
+                q->loc + m * depth * q->columns, panels + m * of_group + v * depth * WIDTH,
+                panel + v, q->columns, depth
+            );
+        if (q->noise)
+            pack_columns(
+                q->noise, panels + of_noise + v * q->width * WIDTH, panel + v, q->columns, q->width
+            );
+    }
+    real *total = sums + CHUNK * 2 * WIDTH;
+    const long chunks = (count + CHUNK - 1) / CHUNK;
+    for (long chunk = 0; chunk < chunks; chunk++) {
+        const long row = first + cut(count, chunks, chunk);
+        const int size = (int)(first + cut(count, chunks, chunk + 1) - row);
+        const real *gates = q->gates + row * q->width;
+        memset(total, 0, size * 2 * WIDTH * sizeof(real));
         if (q->noise) {
-            Part part = {gates, q->width, q->noise + panel * q->width * WIDTH, q->width};
-            times(count, vectors, &part, 1, total);
+            Part part = {gates, q->width, panels + of_noise, q->width};
+            times(size, vectors, &part, 1, total);
         }
         for (long m = 0; m < groups; m++) {
-            const real *loc = q->loc + (m * panels + panel) * depth * WIDTH;
-            Part part = {gates + m * depth, q->width, loc, depth};
-            times(count, vectors, &part, 1, sums);
-            for (int r = 0; r < count; r++)
+            Part part = {gates + m * depth, q->width, panels + m * of_group, depth};
+            times(size, vectors, &part, 1, sums);
+            for (int r = 0; r < size; r++)
                 for (int v = 0; v < vectors; v++) {
                     const long unit = (panel + v) * WIDTH, place = (2 * r + v) * WIDTH;
-                    const int size = (int)min_of(WIDTH, q->columns - unit);
                     vec term = *(const vec *)(sums + place);
-                    if (q->groups) term *= load(mask_of(q, m, first + r) + unit, size);
+                    if (q->groups)
+                        term *= load(
+                            mask_of(q, m, row + r) + unit, (int)min_of(WIDTH, q->columns - unit)
+                        );
                     *(vec *)(total + place) += term;
                 }
         }
-        for (int r = 0; r < count; r++)
+        for (int r = 0; r < size; r++)
             for (int v = 0; v < vectors; v++) {
                 const long unit = (panel + v) * WIDTH;
                 store(
-                    q->for_x + (first + r) * q->columns + unit,
+                    q->for_x + (row + r) * q->columns + unit,
                     *(const vec *)(total + (2 * r + v) * WIDTH),
                     (int)min_of(WIDTH, q->columns - unit)
                 );
@@ -184,40 +205,53 @@ static Product particle_of(const Product *q, long s) {
 
 enum { FILL, INPUT_GRAD, WEIGHT_GRAD };
 
-/* Chunks of rows, or pairs of panels of the gradients of noise, whose products are longest, and
- * loc. */
+/*
+Chunks of rows to fill; pairs of panels of the input's gradient for some rows; pairs of panels of the
+gradients of noise, whose products are longest, and loc.
+*/
 static long num_tasks(const Product *q, int what) {
-    if (what != WEIGHT_GRAD) return (q->rows + CHUNK - 1) / CHUNK;
+    if (what == FILL) return (q->rows + CHUNK - 1) / CHUNK;
     const long pairs = (num_panels(q->columns) + 1) / 2;
+    if (what == INPUT_GRAD) return pairs * ((q->rows + DEPTH - 1) / DEPTH);
     return pairs * ((q->for_noise != NULL) + max_of(q->groups, 1));
 }
 
 static void run_task(const Product *q, int what, long k, real *work, real *sums) {
-    if (what != WEIGHT_GRAD) {
+    const long pairs = (num_panels(q->columns) + 1) / 2, panel = 2 * (k % pairs);
+    if (what == FILL) {
         const long chunks = num_tasks(q, what), first = cut(q->rows, chunks, k);
-        const int count = (int)(cut(q->rows, chunks, k + 1) - first);
-        (what == FILL ? fill : input_grad)(q, first, count, work, sums);
+        fill(q, first, (int)(cut(q->rows, chunks, k + 1) - first), work, sums);
         return;
     }
-    const long pairs = (num_panels(q->columns) + 1) / 2, of_noise = q->for_noise ? pairs : 0;
-    const long group = (k - of_noise) / pairs, panel = 2 * (k % pairs);
+    if (what == INPUT_GRAD) {
+        const long parts = num_tasks(q, what) / pairs, first = cut(q->rows, parts, k / pairs);
+        input_grad(q, panel, first, cut(q->rows, parts, k / pairs + 1) - first, work, sums);
+        return;
+    }
+    const long of_noise = q->for_noise ? pairs : 0, group = (k - of_noise) / pairs;
     if (k < of_noise)
         weight_grad(q, q->for_noise, 1, 0, 0, panel, work, sums);
     else
         weight_grad(q, q->for_loc, max_of(q->groups, 1), group, q->groups > 0, panel, work, sums);
 }
 
+/* Numbers that a task works with, beside its sums. */
+static long work_size(const Product *q, int what) {
+    if (what == FILL) return CHUNK * q->columns;
+    if (what == INPUT_GRAD) return (q->noise ? 4 : 2) * q->width * WIDTH;
+    return DEPTH * 2 * WIDTH;
+}
+
 /* Threads take the next task, or with particles the next particle and all of its tasks. */
 static int run_product(const Product *q, int what) {
     int failed = 0;
     const long tasks = num_tasks(q, what), turns = q->particles ? q->particles : tasks;
-    const long units = what == FILL ? q->width : q->columns;
-    const long depth = what == FILL ? q->columns : q->width;
-    const long packed = q->particles && what != WEIGHT_GRAD ? num_panels(units) * WIDTH * depth : 0;
-    const long work_size = max_of(CHUNK * q->columns, max_of(CHUNK, DEPTH) * 2 * WIDTH);
+    const long panels = num_panels(q->width);
+    const long packed = q->particles && what == FILL ? panels * WIDTH * q->columns : 0;
 #pragma omp parallel num_threads(max_of(min_of(q->threads, turns), 1))
     {
-        real *work = memory(work_size), *sums = memory(CHUNK * 2 * WIDTH), *loc = memory(packed);
+        real *work = memory(work_size(q, what)), *sums = memory(2 * CHUNK * 2 * WIDTH);
+        real *loc = memory(packed);
         if (!work || !sums || !loc) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
@@ -229,7 +263,7 @@ static int run_product(const Product *q, int what) {
             }
             Product one = particle_of(q, turn);
             if (packed) {
-                pack(what == INPUT_GRAD, one.loc, loc, 0, num_panels(units), units, depth);
+                pack(0, one.loc, loc, 0, panels, q->width, q->columns);
                 one.loc = loc;
             }
             for (long k = 0; k < tasks; k++) run_task(&one, what, k, work, sums);

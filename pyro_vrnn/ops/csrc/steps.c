@@ -12,10 +12,8 @@ runs on.
 #endif
 #include <sched.h>
 
-#include "functions.h"
-#include "tiles.h"
+#include "cells.h"
 
-#define MAX_GATES 4
 #define BLOCK                                                                           \
     (2 * CHUNK) /* sequences that a thread takes through all steps before the next ones \
                  */
@@ -24,34 +22,6 @@ runs on.
 #define BARRIER 200000  /* multiply-adds of a step, by thread, that are worth a barrier */
 #define LARGE (1 << 20) /* bytes of weights that a thread had better have a part of */
 #define FEW 4           /* sequences of a thread, below which a tile loads more than it adds */
-
-/* A layer. Sizes and strides count numbers, not bytes. */
-
-enum { RNN_TANH, RNN_RELU, LSTM, GRU };
-
-typedef struct {
-    long mode, gates, hidden, sequences, particles;
-    long start, stop, reverse; /* steps, in the order of time */
-    long groups;               /* masks of a sequence: 0, 1 or one for each gate */
-    long threads;
-    const long *active;    /* (T,) sequences still running, or null for all */
-    const real *loc;       /* packed if it is for all particles */
-    const real *noise;     /* packed, or null */
-    long particle_weights; /* from a particle's weights, not packed, to the next one's; or 0 */
-    const real *mask;      /* (groups, N, H) */
-    real *rows;            /* (S, t, N, G*H): pre-activations; backward their gradient */
-    long particle_rows;    /* from a particle's rows to the next one's */
-    real *kept;            /* (G, T, S, N, H): activated gates; null if they are not to be kept */
-    long kept_gate, kept_step;
-    real *h;     /* (T+1, S, N, H) */
-    real *extra; /* LSTM: c, (T+1, S, N, H); GRU: W_hn h + b_hn, (T, S, N, H) */
-    long extra_step;
-    const real *bias_n; /* GRU: (H,) for each particle, or null */
-    long particle_bias;
-    const real *outputs; /* gradient, (T, S, N, H), or null */
-    real *inner;         /* GRU: (t, S, N, H) */
-    real *to_h, *to_c;   /* gradients of the state, (S, N, H) */
-} Layer;
 
 typedef struct {
     long waiting, turn, failed;
@@ -87,91 +57,6 @@ static long running(const Layer *layer, const Share *share, long t) {
     long n = layer->active ? layer->active[t] : layer->sequences;
     return max_of(0, min_of(n, share->last_row) - share->first_row);
 }
-
-INLINE void cell_forward(
-    const Layer *q, const real *gates, const real *rows, long state, long unit, int count, long t,
-    long before, long after, long step, long particle
-) {
-    const long hidden = q->hidden;
-    real *h = q->h + state;
-    real *kept = q->kept ? q->kept + t * q->kept_step + state : NULL;
-    const long gate = (long)CHUNK * 2 * WIDTH;
-#define PRODUCT(K) (*(const vec *)(gates + (K) * gate))
-#define ROW(K) load(rows + (K) * hidden, count)
-#define KEEP(K, X)                                               \
-    do {                                                         \
-        if (q->kept) store(kept + (K) * q->kept_gate, X, count); \
-    } while (0)
-    if (q->mode == LSTM) {
-        real *c = q->extra + state;
-        vec i = sigmoid(PRODUCT(0) + ROW(0)), f = sigmoid(PRODUCT(1) + ROW(1));
-        vec g = tanh_vec(PRODUCT(2) + ROW(2)), o = sigmoid(PRODUCT(3) + ROW(3));
-        vec cell = f * load(c + before * q->extra_step, count) + i * g;
-        KEEP(0, i);
-        KEEP(1, f);
-        KEEP(2, g);
-        KEEP(3, o);
-        store(c + after * q->extra_step, cell, count);
-        store(h + after * step, o * tanh_vec(cell), count);
-    } else if (q->mode == GRU) {
-        vec r = sigmoid(PRODUCT(0) + ROW(0)), z = sigmoid(PRODUCT(1) + ROW(1));
-        vec inner = PRODUCT(2);
-        if (q->bias_n) inner += load(q->bias_n + particle * q->particle_bias + unit, count);
-        vec n = tanh_vec(ROW(2) + r * inner);
-        KEEP(0, r);
-        KEEP(1, z);
-        KEEP(2, n);
-        store(q->extra + t * q->extra_step + state, inner, count);
-        store(h + after * step, n + z * (load(h + before * step, count) - n), count);
-    } else {
-        vec x = PRODUCT(0) + ROW(0);
-        store(h + after * step, q->mode == RNN_RELU ? at_least(x, 0) : tanh_vec(x), count);
-    }
-#undef PRODUCT
-#undef ROW
-#undef KEEP
-}
-
-INLINE void cell_backward(
-    const Layer *q, real *rows, long state, int count, long t, long before, long after, long step
-) {
-    const long hidden = q->hidden;
-    const real *kept = q->kept ? q->kept + t * q->kept_step + state : NULL;
-    vec to_h = load(q->to_h + state, count);
-    if (q->outputs) to_h += load(q->outputs + t * step + state, count);
-#define KEPT(K) load(kept + (K) * q->kept_gate, count)
-#define PUT(K, X) store(rows + (K) * hidden, X, count)
-    if (q->mode == LSTM) {
-        const real *c = q->extra + state;
-        vec i = KEPT(0), f = KEPT(1), g = KEPT(2), o = KEPT(3);
-        vec squashed = tanh_vec(load(c + after * q->extra_step, count));
-        vec to_c = load(q->to_c + state, count) + to_h * o * (1 - squashed * squashed);
-        PUT(0, to_c * g * i * (1 - i));
-        PUT(1, to_c * load(c + before * q->extra_step, count) * f * (1 - f));
-        PUT(2, to_c * i * (1 - g * g));
-        PUT(3, to_h * squashed * o * (1 - o));
-        store(q->to_c + state, to_c * f, count);
-    } else if (q->mode == GRU) {
-        vec r = KEPT(0), z = KEPT(1), n = KEPT(2);
-        vec inner = to_h * (1 - z) * (1 - n * n);
-        store(q->inner + (t - q->start) * step + state, inner, count);
-        PUT(0, inner * load(q->extra + t * q->extra_step + state, count) * r * (1 - r));
-        PUT(1, to_h * (load(q->h + before * step + state, count) - n) * z * (1 - z));
-        PUT(2, inner * r);
-        store(q->to_h + state, to_h * z, count);
-    } else {
-        vec out = load(q->h + after * step + state, count);
-        vec one = 1 + (vec){0};
-        PUT(0, to_h * (q->mode == RNN_RELU ? choose(out > 0, one, 0 * one) : 1 - out * out));
-    }
-#undef KEPT
-#undef PUT
-}
-
-/* Where the steps of a particle stand. */
-typedef struct {
-    long t, before, after; /* where the states before and after it stand */
-} Step;
 
 static Step step_at(const Layer *q, long k, int backward) {
     int from_end = backward ? !q->reverse : q->reverse;
@@ -210,16 +95,13 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
                         share->gates + g * CHUNK * 2 * WIDTH
                     );
                 }
+                const long unit = panel * WIDTH;
+                const int count = (int)min_of(WIDTH, hidden - unit - (vectors - 1) * WIDTH);
                 for (int r = 0; r < chunk; r++)
-                    for (int v = 0; v < vectors; v++) {
-                        const long unit = (panel + v) * WIDTH;
-                        const int count = (int)min_of(WIDTH, hidden - unit);
-                        cell_forward(
-                            q, share->gates + (2 * r + v) * WIDTH, rows + (top + r) * width + unit,
-                            base + (top + r) * hidden + unit, unit, count, now.t, now.before,
-                            now.after, step, particle
-                        );
-                    }
+                    cells_forward(
+                        q, share->gates + 2 * r * WIDTH, rows + (top + r) * width + unit,
+                        base + (top + r) * hidden + unit, unit, vectors, count, now, step, particle
+                    );
             }
         }
         for (long r = active; r < num_rows; r++) { /* ended: the state stays */
@@ -254,8 +136,7 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
                     const long unit = (panel + v) * WIDTH;
                     const int count = (int)min_of(WIDTH, hidden - unit);
                     cell_backward(
-                        q, rows + r * width + unit, base + r * hidden + unit, count, now.t,
-                        now.before, now.after, step
+                        q, rows + r * width + unit, base + r * hidden + unit, count, now, step
                     );
                 }
         }

@@ -37,6 +37,19 @@ typedef whole wholes __attribute__((vector_size(BYTES)));
 typedef real loose __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
+/* Functions of two vectors that are one instruction, for which C has no operator. */
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define NATIVE(NAME, X, Y)                                                    \
+    (IS_DOUBLE ? (vec)_mm512_##NAME##_pd((__m512d)(X), (__m512d)(Y)) \
+               : (vec)_mm512_##NAME##_ps((__m512)(X), (__m512)(Y)))
+#elif defined(__AVX__)
+#include <immintrin.h>
+#define NATIVE(NAME, X, Y)                                                    \
+    (IS_DOUBLE ? (vec)_mm256_##NAME##_pd((__m256d)(X), (__m256d)(Y)) \
+               : (vec)_mm256_##NAME##_ps((__m256)(X), (__m256)(Y)))
+#endif
+
 INLINE long min_of(long a, long b) { return a < b ? a : b; }
 INLINE long max_of(long a, long b) { return a > b ? a : b; }
 
@@ -63,8 +76,14 @@ INLINE vec choose(wholes yes, vec x, vec y) { /* by a comparison, whose bits are
     return (vec)((yes & (wholes)x) | (~yes & (wholes)y));
 }
 
+/* Undefined numbers stay. */
+#ifdef NATIVE
+INLINE vec at_most(vec x, real bound) { return NATIVE(min, bound + (vec){0}, x); }
+INLINE vec at_least(vec x, real bound) { return NATIVE(max, bound + (vec){0}, x); }
+#else
 INLINE vec at_most(vec x, real bound) { return choose(x > bound, bound + (vec){0}, x); }
 INLINE vec at_least(vec x, real bound) { return choose(x < bound, bound + (vec){0}, x); }
+#endif
 
 static void *memory(size_t numbers) {
     void *place = NULL;
