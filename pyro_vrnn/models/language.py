@@ -181,7 +181,7 @@ class LanguageModel(OwnParamsModule):
         mask: bool | Tensor = True
         if lengths is not None:
             steps = torch.arange(num_steps, device=lengths.device)
-            mask = (steps < lengths.unsqueeze(-1)).to(logits.device)
+            mask = (steps < lengths.unsqueeze(-1)).to(logits.device, non_blocking=True)
         with (
             pyro.plate("data", num_sequences, dim=-2),
             pyro.plate("time", num_steps, dim=-1),

@@ -97,8 +97,9 @@ def base(
     series = x[..., 0]  # (N, T)
     if lag is None:
         return center[0].expand(len(x), horizon)
-    ends = torch.full((len(x),), x.shape[1]) if lengths is None else lengths
-    ends = ends.to(x.device).unsqueeze(-1)  # (N, 1)
+    if lengths is None:
+        lengths = torch.full((len(x),), x.shape[1], device=x.device)
+    ends = lengths.to(x.device, non_blocking=True).unsqueeze(-1)  # (N, 1)
     steps = torch.arange(horizon, device=x.device)
     last_change = series.gather(1, ends - 1) - series.gather(1, ends - 1 - lag)
     return series.gather(1, ends - lag + steps) + last_change

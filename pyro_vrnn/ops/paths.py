@@ -40,7 +40,7 @@ def choose_path(
 
 def why_not(path: str, x: Tensor, state: State, weights: Sequence[LayerWeights]) -> str | None:
     """Say why one of the ``GENERATED`` paths cannot run these, or None if it can."""
-    if torch.compiler.is_compiling() or is_traced() or _is_transformed():
+    if torch.compiler.is_compiling() or is_traced() or _is_transformed() or _is_watched():
         return "a program that is traced or transformed holds torch's operations only"
     tensors = [x, *state]
     for weight in (w for layer in weights for w in layer):
@@ -54,13 +54,19 @@ def why_not(path: str, x: Tensor, state: State, weights: Sequence[LayerWeights])
         if type(tensor) not in (Tensor, Parameter):  # it may have no memory
             return f"it takes tensors, not {type(tensor).__name__}"
     of_path, dtype = compiled if path == "compiled" else triton_check, dtype_of(weights)
-    reasons = (of_path.why_not(place, dtype) for place in {t.device.type for t in tensors})
+    reasons = (of_path.why_not(place, dtype) for place in {str(t.device) for t in tensors})
     return next(filter(None, reasons), None)
 
 
 def is_traced() -> bool:
     """Whether torch.jit traces this call."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _is_watched() -> bool:
+    """Whether a dispatch mode sees torch's operations, as make_fx does, or a count of them."""
+    stack = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    return stack is not None and bool(stack())
 
 
 def _is_transformed() -> bool:

@@ -8,14 +8,26 @@ is ten launches forward and as many backward, each on little work.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from pyro_vrnn.ops import triton_kernels
 from pyro_vrnn.ops.cell_kernels import Piece, Step, Steps
 from pyro_vrnn.ops.cells import GATES
 
 _BLOCK = 128  # numbers of a state for each program
+
+
+def kernels() -> Any:
+    """
+    Return the module of the kernels.
+
+    :raises ImportError: without Triton.
+    """
+    from pyro_vrnn.ops import _triton_kernels
+
+    return _triton_kernels
 
 
 class TritonSteps:
@@ -35,6 +47,7 @@ class TritonSteps:
         self._mode, self._gates, self._hidden = mode, GATES[mode], loc.shape[-1]
         self._mask, self._particles = mask, particles
         self._has_noise = noise is not None
+        loc = loc.contiguous()  # else each product would copy it
         self._groups = 1 if mask is None else len(mask)
         if particles:
             self._weight = loc.expand(particles, -1, -1)
@@ -42,7 +55,7 @@ class TritonSteps:
             parts = [w.unflatten(0, (self._groups, -1)) for w in (loc, noise) if w is not None]
             self._weight = parts[0] if len(parts) == 1 else torch.cat(parts, -1)  # (K, F, C)
         self._constants = {
-            "MODE": getattr(triton_kernels, mode),
+            "MODE": getattr(kernels(), mode),
             "GATES": self._gates,
             "MASKS": 0 if mask is None else self._groups,
             "NOISE": int(self._has_noise),
@@ -80,14 +93,13 @@ class TritonSteps:
         tensors = (rows, product, h, *_or(h, extra, gates, bias_n, self._mask, operand))
         grid, constants = self._grid(sequences), self._constants
         constants = constants | {"KEEPS": gates is not None, "BIAS": bias_n is not None}
+        run = kernels().forward_step[grid]
         with torch.cuda.device_of(h):
             for step in walk:
                 inputs = states[step.old] if operand is None else operand
                 torch.bmm(inputs, weight, out=product)
                 places = self._places(step, window, rows, gates, h, extra)
-                triton_kernels.forward_step[grid](
-                    *tensors, *places, step.active, *common, **constants
-                )
+                run(*tensors, *places, step.active, *common, **constants)
 
     def backward(self, piece: Piece, states: list[Tensor]) -> None:
         """Run the steps of a piece backward."""
@@ -110,11 +122,12 @@ class TritonSteps:
         )
         constants = self._constants | {"OUTPUTS": outputs is not None}
         grid = self._grid(sequences)
+        run = kernels().backward_step[grid]
         with torch.cuda.device_of(h):
             for step in steps.backward(window):
                 k = step.time - window.start
                 places = self._places(step, window, rows, piece.gates, h, piece.extra)
-                triton_kernels.backward_step[grid](
+                run(
                     *tensors,
                     *places,
                     0 if outputs is None else step.time * outputs.stride(0),
@@ -130,8 +143,8 @@ class TritonSteps:
         """Give back the weights, which are a copy where there is noise."""
         self._weight = self._weight.new_empty(0)
 
-    def _grid(self, sequences: int) -> tuple[int, int]:
-        return -(-sequences * self._hidden // _BLOCK), max(self._particles, 1)
+    def _grid(self, sequences: int) -> tuple[int]:
+        return (-(-sequences * self._hidden // _BLOCK) * max(self._particles, 1),)
 
     def _places(
         self,

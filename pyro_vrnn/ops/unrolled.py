@@ -60,7 +60,7 @@ def run_unrolled(
         longest, order = lengths.sort(descending=True, stable=True)
         running = still_running(longest, x.shape[-3], longest.device)
         active = running.sum((1, 2)).tolist()
-        order, running = order.to(x.device), running.to(x.device)
+        order, running = (t.to(x.device, non_blocking=True) for t in (order, running))
         x = torch.where(running, x.index_select(-2, order), 0.0)  # padding may be NaN
         state = tuple(s.index_select(-2, order) for s in state)
         weights = [_reorder(layer, order) for layer in weights]
@@ -111,6 +111,10 @@ def _run_layer(
     if len(dtypes) > 1:  # a product into memory of another dtype would pass, rounded
         names = sorted(str(d) for d in dtypes)
         raise ValueError(f"Expected input, state and weights of one dtype, got {', '.join(names)}.")
+    places = {str(t.device) for t in tensors if t is not None}
+    if len(places) > 1:
+        found = ", ".join(sorted(places))
+        raise ValueError(f"Expected input, state and weights on one device, got {found}.")
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if save and any(isinstance(w, (SpannedNoise, SequenceBias)) for w in (*ih, *hh, *weights[2:])):
         raise NotImplementedError(

@@ -25,6 +25,8 @@ _PIECE = (512, 2**20)
 # code takes as many in all it does, as it lays out the weights for each call.
 _WINDOW = (1024, 2**22)
 _STEPS = 8  # for compiled code, at least, if the numbers allow it
+# On a GPU each window costs launches, and memory alone bounds it.
+_ON_GPU = (2**30, 2**26)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class UnrolledLayer:
         return self._cut(_PIECE if self.path == "unrolled" else _WINDOW, rows, within)
 
     def _cut(self, size: tuple[int, int], rows: Tensor, within: slice | None = None) -> list[slice]:
-        num_rows, numbers = size
+        num_rows, numbers = size if rows.device.type == "cpu" else _ON_GPU
         by_rows = num_rows // max(rows.shape[-2], 1)
         if self.compiled:  # which takes some sequences through all of these steps
             by_rows = max(by_rows, _STEPS)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import logging
 import shutil
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vrnn.ops import compiled, gemm, triton_kernels, unrolled_layer
+from pyro_vrnn.ops import compiled, gemm, unrolled_layer
 from pyro_vrnn.ops import recurrent as module
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
 from pyro_vrnn.ops.layer_steps import PlainSteps
 from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
+from pyro_vrnn.ops.triton_check import interpreted
 from pyro_vrnn.ops.triton_steps import TritonSteps
 from pyro_vrnn.ops.weights import MaskedWeight
 
@@ -28,13 +31,17 @@ modes = pytest.mark.parametrize("mode", list(GATES))
 
 @pytest.fixture(params=["unrolled", "compiled", "triton"])
 def path(request):
-    """Where a test names a device too, see there."""
-    if request.param == "triton" and not triton_kernels.INSTALLED:
-        pytest.skip("no Triton on this machine")
+    """Where a test names no device, its tensors are on the CPU."""
+    named = "device" in request.fixturenames
+    on_cpu = not named or request.getfixturevalue("device").type == "cpu"
     if request.param == "compiled" and shutil.which("cc") is None:
         pytest.skip("no C compiler on this machine")
-    if request.param == "compiled" and request.node.callspec.params.get("device", "cpu") != "cpu":
+    if request.param == "compiled" and not on_cpu:
         pytest.skip("compiled code runs on the CPU")
+    if request.param == "triton" and importlib.util.find_spec("triton") is None:
+        pytest.skip("no Triton on this machine")
+    if request.param == "triton" and on_cpu and not interpreted():
+        pytest.skip("with a GPU nothing is interpreted")
     return request.param
 
 
@@ -415,6 +422,27 @@ def test_masks_and_particles_are_refused():
     x = case.x.expand(2, -1, -1, -1)
     with pytest.raises(ValueError, match=r"Expected either a mask .*got masks and 2 particles"):
         recurrent("LSTM", x, case.state, case.weights)
+
+
+def test_two_devices_are_refused():
+    case = Case("LSTM", "untied")
+    state = tuple(s.to("meta") for s in case.state)
+    message = r"Expected input, state and weights on one device, got cpu, meta"
+    with pytest.raises(ValueError, match=message):
+        recurrent("LSTM", case.x, state, case.weights, path="unrolled")
+
+
+def test_a_mode_that_watches_sees_torch_s_operations(taken):
+    """As make_fx does, whose graph would lack what compiled code computes."""
+    case = Case("GRU", "untied")
+    with torch.no_grad():
+        traced = make_fx(lambda x: recurrent("GRU", x, case.state, case.weights)[0])(case.x)
+        assert set(taken) == {"unrolled"}
+        torch.testing.assert_close(traced(2 * case.x), recurrent_of(case, 2 * case.x))
+
+
+def recurrent_of(case, x):
+    return recurrent(case.mode, x, case.state, case.weights)[0]
 
 
 def test_two_dtypes_are_refused():

@@ -8,9 +8,9 @@ the gates. The equations are those of :mod:`~pyro_vrnn.ops.cell_kernels`.
 
 A kernel is one function, however long: what its branches share are values in registers.
 
-Pointers are to whole tensors; where a step stands in them is an offset in numbers. Triton comes
-with torch's builds for NVIDIA and AMD; without it, the functions of this file are no kernels and
-:mod:`~pyro_vrnn.ops.triton_check` says so.
+Pointers are to whole tensors; where a step stands in them is an offset in numbers. This file is
+imported where a kernel is wanted, and nowhere else: it needs Triton, which comes with torch's
+builds for NVIDIA and AMD.
 """
 
 from __future__ import annotations
@@ -18,46 +18,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:
-    INSTALLED = False
-else:
-    INSTALLED = True
-
-# Triton would compile a kernel anew where one of these is 1, and where it is a multiple of 16.
-_INTEGERS = (
-    "row", "old", "new", "extra_old", "extra_new", "gate_step", "output", "inner_step", "active",
-    "sequences", "hidden", "rows_s", "product_s", "product_gate", "product_row", "gate", "bias_s",
-)  # fmt: skip
+import triton
+import triton.language as tl
 
 RNN_TANH, RNN_RELU, LSTM, GRU = range(4)
 
 
-def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter, on any device (``TRITON_INTERPRET=1``)."""
-    return INSTALLED and not isinstance(forward_step, triton.JITFunction)
-
-
-def _jit(function: Callable[..., Any]) -> Any:
-    return triton.jit(function) if INSTALLED else function
-
-
 def _kernel(function: Callable[..., Any]) -> Any:
-    if not INSTALLED:
-        return function
+    """
+    Make a kernel of a function whose constants have names in capitals.
+
+    Triton would compile another one where an integer is 1 or a multiple of 16, or a pointer is.
+    """
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    return triton.jit(function, do_not_specialize=[n for n in names if n in _INTEGERS])
+    return triton.jit(function, do_not_specialize=[name for name in names if name.islower()])
 
 
-@_jit
+@triton.jit
 def _sigmoid(x):
     e = tl.exp(-tl.abs(x))
     return tl.where(x < 0, e, 1.0) / (1.0 + e)
 
 
-@_jit
+@triton.jit
 def _tanh(x):
     e = tl.exp(-2.0 * tl.abs(x))
     y = (1.0 - e) / (1.0 + e)
@@ -85,12 +68,15 @@ def forward_step(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Run the elementwise part of one step; see the comments on its arguments."""
-    s = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     size = sequences * hidden
+    blocks = tl.cdiv(size, BLOCK)
+    s = tl.program_id(0) // blocks
+    i = (tl.program_id(0) - s * blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
     n = i // hidden
     j = i - n * hidden
+    # What is multiplied below may leave 32 bits.
+    s, n, gate = s.to(tl.int64), n.to(tl.int64), gate.to(tl.int64)
     at = s * size + i
     runs = n < active
     was = tl.load(h + old + at, mask=inside)
@@ -162,12 +148,15 @@ def backward_step(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Run the elementwise part of one step backward; see the comments on its arguments."""
-    s = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     size = sequences * hidden
+    blocks = tl.cdiv(size, BLOCK)
+    s = tl.program_id(0) // blocks
+    i = (tl.program_id(0) - s * blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
     n = i // hidden
     j = i - n * hidden
+    # What is multiplied below may leave 32 bits.
+    s, n, gate = s.to(tl.int64), n.to(tl.int64), gate.to(tl.int64)
     at = s * size + i
     runs = n < active
     dh = tl.load(to_h + at, mask=inside)
