@@ -29,7 +29,10 @@ KINDS = (
 modes = pytest.mark.parametrize("mode", list(GATES))
 
 
-@pytest.fixture(params=["unrolled", "compiled", "triton"])
+HAND_WRITTEN = ["unrolled", "compiled", *(["triton"] if importlib.util.find_spec("triton") else [])]
+
+
+@pytest.fixture(params=HAND_WRITTEN)
 def path(request):
     """Where a test names no device, its tensors are on the CPU."""
     named = "device" in request.fixturenames
@@ -38,8 +41,6 @@ def path(request):
         pytest.skip("no C compiler on this machine")
     if request.param == "compiled" and not on_cpu:
         pytest.skip("compiled code runs on the CPU")
-    if request.param == "triton" and importlib.util.find_spec("triton") is None:
-        pytest.skip("no Triton on this machine")
     if request.param == "triton" and on_cpu and not interpreted():
         pytest.skip("with a GPU nothing is interpreted")
     return request.param
