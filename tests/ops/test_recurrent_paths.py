@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vrnn.ops import compiled, gemm, unrolled_layer
+from pyro_vrnn.ops import compiled, gemm, triton_check, unrolled_layer
 from pyro_vrnn.ops import recurrent as module
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
 from pyro_vrnn.ops.layer_steps import PlainSteps
 from pyro_vrnn.ops.recurrent import LayerWeights, recurrent
-from pyro_vrnn.ops.triton_check import interpreted
 from pyro_vrnn.ops.triton_steps import TritonSteps
 from pyro_vrnn.ops.weights import MaskedWeight
 
@@ -41,8 +40,10 @@ def path(request):
         pytest.skip("no C compiler on this machine")
     if request.param == "compiled" and not on_cpu:
         pytest.skip("compiled code runs on the CPU")
-    if request.param == "triton" and on_cpu and not interpreted():
+    if request.param == "triton" and on_cpu and not triton_check.interpreted():
         pytest.skip("with a GPU nothing is interpreted")
+    if request.param == "triton" and on_cpu:  # first use tries other paths too
+        assert triton_check.why_not("cpu", torch.float64) is None
     return request.param
 
 
