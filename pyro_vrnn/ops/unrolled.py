@@ -111,7 +111,7 @@ def _run_layer(
     if len(dtypes) > 1:  # a product into memory of another dtype would pass, rounded
         names = sorted(str(d) for d in dtypes)
         raise ValueError(f"Expected input, state and weights of one dtype, got {', '.join(names)}.")
-    places = {str(t.device) for t in tensors if t is not None}
+    places = {str(t.device) for t in tensors if isinstance(t, Tensor)}
     if len(places) > 1:
         found = ", ".join(sorted(places))
         raise ValueError(f"Expected input, state and weights on one device, got {found}.")
