@@ -365,7 +365,8 @@ def _check_order(latents: list[str], guided: list[str], exact: set[str]) -> None
         warnings.warn(
             "Expected the guide to draw its sites in the model's order, got "
             f"{', '.join(map(repr, early))} before sites that precede it in the model: if these "
-            "depend on it in the guide, the KL there is not exact.",
+            "depend on it in the guide, the KL there is not exact. If they do not, such as in an "
+            "AutoGuideList, append its guides in the order of the model's sites.",
             stacklevel=2,
         )
 

@@ -833,6 +833,20 @@ def test_order_of_sites(model, guide, last, named):
         elbo.loss(program(**priors), program(**dict.fromkeys(guide, NORMAL)))
 
 
+@pytest.mark.parametrize("first", ["noise", "weights"])
+def test_order_of_the_parts_of_a_list(first):
+    """Parts do not depend on each other; the docs give the order that has no warning."""
+    model = WithNoise()
+    noise = AutoNormal(poutine.block(model, expose=["noise"]))
+    weights = Guide(poutine.block(model, hide=["noise"]))
+    guide = AutoGuideList(model)
+    for part in (noise, weights) if first == "noise" else (weights, noise):
+        guide.append(part)
+    message = "in an AutoGuideList, append its guides in the order of the model's sites"
+    with pytest.warns(UserWarning, match=message) if first == "weights" else nullcontext():
+        TraceExactKL_ELBO(sampled=["noise", "noise_unconstrained"]).loss(model, guide)
+
+
 @pytest.mark.parametrize("call", ["loss", "differentiable_loss", "loss_and_grads"])
 def test_nan(call):
     model, guide = program(z=NORMAL, f=math.nan), program(z=NORMAL)
