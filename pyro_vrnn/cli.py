@@ -284,7 +284,7 @@ def main() -> None:
     """Run the command line; a refused argument is one line on stderr and exit status 2."""
     # As an exception, so that half-made files are cleared away on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    show, warnings.showwarning = warnings.showwarning, _show_warning
+    default, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
@@ -294,15 +294,15 @@ def main() -> None:
         typer.echo(f"pyro-vrnn: {RENAMED.sub(_option, message)}", err=True)
         sys.exit(2)
     finally:
-        warnings.showwarning = show
+        warnings.formatwarning = default
 
 
 def _option(name: re.Match[str]) -> str:
     return f"--{name[1]}"
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    typer.echo(f"pyro-vrnn: {message}", err=True)
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"pyro-vrnn: {message}\n"
 
 
 if __name__ == "__main__":
