@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,10 +37,13 @@ Steps = Annotated[
 Patience = Annotated[int, typer.Option(help="Stop after so many epochs without a better score.")]
 BatchSize = Annotated[int, typer.Option(help="Rows of a batch.")]
 LearningRate = Annotated[float, typer.Option(help="Adam's.")]
-Samples = Annotated[int, typer.Option(help="Draws of the weights for predictions.")]
+Samples = Annotated[int, typer.Option(help="Draws of the weights for predictions, at least 100.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar.")]
+
+# What messages call by its name in Python; not in paths, quoted columns or options of a run.
+RENAMED = re.compile(r"(?<![\w'/.\\-])num_(samples|epochs|steps|origins)(?=[ ,]|\.?$)")
 
 
 @app.callback()
@@ -216,7 +221,7 @@ def predict(
     typer.echo(text_table(done.predictions.records))
     if done.predictions.scores:
         typer.echo(scores_text(done.predictions.scores))
-    typer.echo(f"table: {done.path}")
+    typer.echo(f"table: {done.path}{', in the place of another' if done.replaced else ''}")
 
 
 @app.command()
@@ -279,14 +284,25 @@ def main() -> None:
     """Run the command line; a refused argument is one line on stderr and exit status 2."""
     # As an exception, so that half-made files are cleared away on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    default, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if "--debug" in sys.argv:
             raise
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        typer.echo(f"pyro-vrnn: {message}", err=True)
+        typer.echo(f"pyro-vrnn: {RENAMED.sub(_option, message)}", err=True)
         sys.exit(2)
+    finally:
+        warnings.formatwarning = default
+
+
+def _option(name: re.Match[str]) -> str:
+    return f"--{name[1]}"
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"pyro-vrnn: {message}\n"
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ ARGUMENTS = {
     "column-alone": (["--column", "x"], r"Expected --csv and --column together"),
     "cell": (["--cell", "mlp"], r"Expected cell to be one of"),
     "seed": (["--seed", "-1"], r"Expected seed to be a non-negative int"),
-    "steps": (["--steps", "0"], r"Expected num_steps to be a positive int"),
+    "steps": (["--steps", "0"], r"Expected --steps to be a positive int"),
     "device": (["--device", "nowhere"], r"nowhere"),
 }
 

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_type_hints
 
 import pytest
 
 from pyro_vrnn import cli
 from pyro_vrnn.experiments import train
+from pyro_vrnn.experiments.train_config import LEAST_SAMPLES
 from tests.experiments.cases import write_sequences, write_series
 
 TINY = ["--hidden-size", "3", "--samples", "100", "--no-progress"]
@@ -142,7 +144,10 @@ BAD = {
     "column": ([*SERIES[:3], "price"], r"Expected column to be one of .*, got 'price'"),
     "short": ([*SERIES, "--horizon", "30"], r"Expected at least \d+ values .* got 60"),
     "lag": ([*SERIES, "--lag", "x"], r"'auto' or 'none', got 'x'"),
-    "steps": ([*SERIES, "--steps", "0"], r"Expected num_steps to be a positive int, got 0"),
+    "steps": ([*SERIES, "--steps", "0"], r"Expected --steps to be a positive int, got 0"),
+    "both": ([*SERIES, "--steps", "9", "--epochs", "9"], r"one of --epochs and --steps, got 9"),
+    "samples": ([*SERIES, "--samples", "50"], r"Expected --samples of at least 100, got 50\.$"),
+    "quoted": ([*SERIES[:3], "num_steps"], r"Expected column to be one of .*, got 'num_steps'"),
     "device": ([*SERIES, "--device", "nowhere"], r"Expected a device that is here, got 'nowhere'"),
     "label": ([*SEQUENCES, "--label", "y"], r"Expected column to be one of .*, got 'y'"),
     "cell": ([*SEQUENCES, "--cell", "mlp"], r"Expected cell to be one of .*, got 'mlp'"),
@@ -176,3 +181,46 @@ def test_predict_without_a_training(run, tmp_path):
     status, printed, errors = run("predict", tmp_path / "none", path)
     assert (status, printed, len(errors)) == (2, [], 1)
     assert re.search(r"Expected an archive at .*none", errors[0])
+
+
+def test_the_least_number_of_samples_is_in_the_help():
+    option = get_type_hints(cli.predict, include_extras=True)["samples"].__metadata__[0]
+    assert f"at least {LEAST_SAMPLES}" in option.help
+
+
+def test_labels_of_0_and_1(tmp_path):
+    """They are regressed as asked, but not without a word, one line as an error's."""
+    path = write_sequences(tmp_path / "s.csv", lambda n: n % 2)
+    process = started("train", "sequences", path, "--out", tmp_path / "o", "--epochs", "1", *TINY)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "labels as numbers" in printed
+    assert errors.splitlines() == [
+        "pyro-vrnn: Expected labels of more values than 0 and 1 to regress as numbers: if these "
+        "are classes, give --classes (classes=True)."
+    ]
+
+
+def test_classes_of_0_and_1(run, tmp_path):
+    path = write_sequences(tmp_path / "s.csv", lambda n: n % 2)
+    given = ["--classes", "--epochs", "1", *TINY]
+    status, printed, _ = run("train", "sequences", path, "--out", tmp_path / "o", *given)
+    assert status == 0
+    assert "2 classes" in printed[0]
+
+
+def test_tables_of_two_files_of_one_name(run, tmp_path):
+    """The second takes the place of the first, and says so; a folder's place is refused."""
+    paths = [tmp_path / name / "n.csv" for name in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        write_series(path)
+    out = tmp_path / "out"
+    given = ["--epochs", "1", "--horizon", "2", *TINY]
+    assert run("train", "series", paths[0], "--column", "value", "--out", out, *given)[0] == 0
+    last = [run("predict", out, path, "--samples", "100")[1][-1] for path in paths]
+    table = f"table: {out / 'predictions-n.csv'}"
+    assert last == [table, f"{table}, in the place of another"]
+    status, printed, errors = run("predict", out, paths[0], "--out", tmp_path)
+    assert (status, printed) == (2, [])
+    assert errors == [f"pyro-vrnn: Expected a file for the table at {tmp_path}, got a folder."]

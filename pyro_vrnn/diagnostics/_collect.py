@@ -43,7 +43,9 @@ def read(
         assert draw.predictions is not None
         values["predictions", site.name] = numpy_of(value_of(draw.predictions, site))
     for site in selection.pointwise:
-        values["log_likelihood", site.name] = numpy_of(draw.log_likelihood(site.name, by_element))
+        pointwise = numpy_of(draw.log_likelihood(site.name, by_element))
+        # ArviZ's PSIS takes exp in this dtype: in float32, of a model that fits badly, all are 0.
+        values["log_likelihood", site.name] = pointwise.astype(np.float64)
     log_p, log_g = draw.log_p(), draw.log_g()
     for name, value in (("lp", log_p), ("log_p__", log_p), ("log_g__", log_g)):
         if value is not None:

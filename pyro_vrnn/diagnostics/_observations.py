@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_factor
+from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 Site = dict[str, Any]
@@ -19,36 +20,44 @@ def num_observations(site: Site) -> float:
     """
     Return how many observations a site counts: elements of its plates, not those masked out.
 
-    An event (``to_event``) counts once, a factor never, and a scale as it scales the likelihood:
-    a minibatch of B counts N.
+    An event (``to_event``) counts once if any element of it is not masked, a factor never, and a
+    scale as it scales the likelihood: a minibatch of B counts N.
     """
-    if site_is_factor(site):
-        return 0.0
-    fn, value = site["fn"], torch.as_tensor(site["value"])
-    batch = value.shape[: value.dim() - fn.event_dim]
-    counts = torch.ones(torch.broadcast_shapes(batch, fn.batch_shape), dtype=torch.float64)
-    for part in _wrapped(fn):
-        if isinstance(part, MaskedDistribution):
-            counts = scale_and_mask(counts, 1.0, _on_cpu(part._mask))
-    return float(scale_and_mask(counts, _on_cpu(site["scale"]), _on_cpu(site["mask"])).sum())
+    return 0.0 if site_is_factor(site) else _total(_unmasked(site).any(-1), site)
 
 
 def uniform_log_likelihood(site: Site) -> float | None:
     """Return the log-likelihood of a site under uniform coding; None if its values are no code."""
     if site_is_factor(site):
         return 0.0
-    fn = site["fn"]
-    base = _wrapped(fn)[-1]
+    base = _wrapped(site["fn"])[-1]
     if isinstance(base, Categorical):
-        size, per_event = base.param_shape[-1], fn.event_shape.numel()
+        size, elements = base.param_shape[-1], 1
     elif isinstance(base, OneHotCategorical):
-        size = base.event_shape[-1]
-        per_event = fn.event_shape.numel() // size
+        size = elements = base.event_shape[-1]
     elif isinstance(base, Bernoulli):
-        size, per_event = 2, fn.event_shape.numel()
+        size, elements = 2, 1
     else:
         return None
-    return -num_observations(site) * per_event * math.log(size)
+    return -_total(_unmasked(site).sum(-1), site) / elements * math.log(size)
+
+
+def _unmasked(site: Site) -> Tensor:  # (*batch, elements of an event), bool
+    """Return which elements no mask inside the distribution hides."""
+    fn, shape = site["fn"], torch.as_tensor(site["value"]).shape
+    shape = torch.broadcast_shapes(shape, fn.batch_shape + fn.event_shape)
+    kept = torch.tensor(True)
+    for part in _wrapped(fn):
+        if isinstance(part, MaskedDistribution):
+            mask = torch.as_tensor(_on_cpu(part._mask))
+            kept = kept & mask[(..., *[None] * part.event_dim)]
+    batch = shape[: len(shape) - fn.event_dim]
+    return kept.expand(shape).reshape(*batch, math.prod(shape[len(batch) :]))
+
+
+def _total(counts: Tensor, site: Site) -> float:
+    scale, mask = _on_cpu(site["scale"]), _on_cpu(site["mask"])
+    return float(scale_and_mask(counts.double(), scale, mask).sum())
 
 
 def is_class(site: Site) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from pyro_vrnn.diagnostics._draws import Arguments
 from pyro_vrnn.diagnostics._export import Request, run_export
 from pyro_vrnn.diagnostics._programs import check_arguments, check_callable
 from pyro_vrnn.infer import FitResult
-from pyro_vrnn.runs import set_seed
+from pyro_vrnn.runs import check_seed, lent_generators, set_seed
 from pyro_vrnn.shapes import check_choice, check_positive_int
 
 LOG_LIKELIHOODS = (True, False, "sequence", "step")
@@ -145,7 +146,8 @@ def from_pyro_svi(
     :param pred_dims: the same for ``predictions``, where they may take coordinates of their own.
     :param int index_origin: where integer coordinates start.
     :param int max_bytes: the most bytes that the arrays of draws may take together.
-    :param int seed: seed of all generators; None leaves them as they are.
+    :param int seed: of the draws; the generators are left as they were. None draws on from where
+        they are.
     :param bool progress: show a progress bar.
     :returns: ``arviz.InferenceData`` under ArviZ 0.x, ``xarray.DataTree`` under 1.x. Attributes:
         libraries and versions, guide, model, seed, and of a weight guide ``drop_probs`` (or
@@ -162,6 +164,8 @@ def from_pyro_svi(
     """
     check_positive_int("num_samples", num_samples)
     check_positive_int("max_bytes", max_bytes)
+    if seed is not None:
+        check_seed(seed)
     check_choice("log_likelihood", log_likelihood, LOG_LIKELIHOODS)
     check_callable(model, guide)
     if predictions is not None and predictions_args is not None:
@@ -195,9 +199,10 @@ def from_pyro_svi(
         progress=progress,
     )
     arviz = import_arviz()
-    if seed is not None:
-        set_seed(seed)
-    datasets, attrs = run_export(request, index_origin)
+    with contextlib.nullcontext() if seed is None else lent_generators():
+        if seed is not None:
+            set_seed(seed)
+        datasets, attrs = run_export(request, index_origin)
     return make_container(arviz, datasets, attrs)
 
 

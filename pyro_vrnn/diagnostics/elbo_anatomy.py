@@ -77,7 +77,8 @@ def elbo_anatomy(
     :param model_kwargs: the training keyword arguments.
     :param int num_samples: S, at least 2.
     :param float num_observations: what totals are divided by; None counts the elements of the
-        observed sites' plates, scaled as their likelihood is: an event (``to_event``) once.
+        observed sites' plates, scaled as their likelihood is: an event (``to_event``) once,
+        if a mask leaves any of it.
     :param float reference: the log-likelihood of the observations under a code to beat, in nats;
         None for uniform coding where every observed site is categorical or Bernoulli, else none.
     :param int seed: of the draws; the generators are left as they were.

@@ -30,10 +30,11 @@ KINDS = ("series", "sequences")
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What was predicted, and the file that holds it."""
+    """What was predicted, the file that holds it, and whether a file stood there before."""
 
     path: Path
     predictions: Predictions
+    replaced: bool = False
 
 
 def predict_file(
@@ -67,6 +68,8 @@ def predict_file(
     out = folder / f"predictions-{path.stem}.csv" if out is None else Path(out)
     if out.exists() and path.exists() and out.samefile(path):
         raise ValueError(f"Expected another file for the predictions, got the data's, {path}.")
+    if out.is_dir():
+        raise IsADirectoryError(f"Expected a file for the table at {out}, got a folder.")
     _check_free(out, folder)
     if not out.parent.is_dir() and out.parent != folder:
         raise FileNotFoundError(f"Expected a folder for the table at {out.parent}, got none.")
@@ -82,8 +85,9 @@ def predict_file(
     posterior = Posterior(model, guide, num_samples, seed, progress)
     with threads_for(model.rnn.hidden_size):
         predictions = predict_rows(posterior, inputs, facts, keys, truth)
+    replaced = out.exists()
     write_atomic(out, lambda aside: write_table(aside, predictions.records))
-    return PredictResult(out, predictions)
+    return PredictResult(out, predictions, replaced)
 
 
 def _check_free(out: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -125,7 +126,8 @@ def sequences_task(data: Sequences, config: SequencesConfig) -> Task:
     """
     Split labelled sequences in training and validation, both in the training part's units.
 
-    Labels that are not all numbers, or any with ``config.classes``, are classes.
+    Labels that are not all numbers, or any with ``config.classes``, are classes. A warning says so
+    of numbers that are all 0 or 1.
 
     :raises ValueError: if there are too few sequences or classes.
     """
@@ -137,6 +139,12 @@ def sequences_task(data: Sequences, config: SequencesConfig) -> Task:
             "among numbers."
         )
     classes = _classes(data.labels, numbers) if config.classes or numbers is None else None
+    if classes is None and set(numbers if numbers is not None else ()) == {0.0, 1.0}:
+        warnings.warn(
+            "Expected labels of more values than 0 and 1 to regress as numbers: if these are "
+            "classes, give --classes (classes=True).",
+            stacklevel=3,
+        )
     held_out = _split(data.labels if classes else None, len(data), config)
     steps = np.concatenate([v for v, out in zip(data.values, held_out, strict=True) if not out])
     unit = steps.std(axis=0)

@@ -77,8 +77,9 @@ class TraceExactKL_ELBO(ELBO):
     :raises TypeError: if ``sampled`` is neither a bool nor a collection of names.
     :raises NotImplementedError: in a call, if a site has no exact KL and may not be sampled, is not
         reparametrised or is enumerated.
-    :raises ValueError: in a call, if a name in ``sampled`` is no site, the guide lacks a latent, or
-        model and guide differ in the scale, mask or shape of a site with an exact KL. Tensor scales
+    :raises ValueError: in a call, if a name in ``sampled`` is no site, the guide lacks a latent,
+        particles meet particles in the log density of a site (:ref:`rule 2 <own-models>`), or model
+        and guide differ in the scale, mask or shape of a site with an exact KL. Tensor scales
         and masks on an accelerator differ unless they are one tensor, which those that
         ``poutine.scale`` makes never are: give it Python numbers.
     """
@@ -229,8 +230,22 @@ class TraceExactKL_ELBO(ELBO):
         if is_validation_enabled():
             for site in sites:
                 check_site_shape({**site, "log_prob": value}, self.max_plate_nesting)
+        if self.vectorize_particles and value.dim() > self.max_plate_nesting:
+            self._check_no_dims_beside_particles(value, sites[0])
         total = value.sum(dtype=torch.float64)
         return total if self.num_particles == 1 else total / self.num_particles
+
+    def _check_no_dims_beside_particles(self, value: Tensor, site: Site) -> None:
+        """Refuse what would be counted once for each pair of particles."""
+        most = int(self.max_plate_nesting)
+        if value.shape[: value.dim() - most].numel() > 1:
+            raise ValueError(
+                f"Expected at most {most} dims in the log density of site '{site['name']}', its "
+                f"plates' and the particles', got shape {shape_text(value.shape)}: what weights "
+                "make is (S, 1, N, ...) with a plate inside the data plate. Flatten its particle "
+                "dims to one, such as logits.flatten(0, particles - 1) if particles > 0, or set "
+                "vectorize_particles=False."
+            )
 
 
 def _check_sampled(sampled: Any) -> bool | frozenset[str]:
@@ -350,7 +365,8 @@ def _check_order(latents: list[str], guided: list[str], exact: set[str]) -> None
         warnings.warn(
             "Expected the guide to draw its sites in the model's order, got "
             f"{', '.join(map(repr, early))} before sites that precede it in the model: if these "
-            "depend on it in the guide, the KL there is not exact.",
+            "depend on it in the guide, the KL there is not exact. If they do not, such as in an "
+            "AutoGuideList, append its guides in the order of the model's sites.",
             stacklevel=2,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.archives import Archive, DamagedArchiveError, read_archive, write_archive
+from pyro_vrnn.infer._evaluating import evaluating
 from pyro_vrnn.infer._posterior_models import build_model, describe_model
 from pyro_vrnn.infer.auto_drop_connect import AutoDropConnect
 from pyro_vrnn.infer.auto_mean_field_normal import AutoMeanFieldNormal
@@ -60,12 +62,20 @@ def save_posterior(
     :raises TypeError: if the guide is of another class, a fact is nothing that JSON can say, or an
         argument that the guide was built with is not one of tensors, numbers and strings.
     :raises RuntimeError: if the guide was not called yet.
+    :raises ValueError: if the guide lacks a latent of the model, as a part of an
+        :class:`~pyro.infer.autoguide.AutoGuideList` does: keep the state dicts of model and list.
     """
     if type(guide) not in GUIDES.values():
-        raise TypeError(f"Expected guide to be one of {_names()}, got {type(guide).__name__}.")
+        raise TypeError(
+            f"Expected guide to be one of {_names()}, got {type(guide).__name__}: of others, keep "
+            "the state dicts of model and guide."
+        )
     guide._check_built("a guide without sites")
     _check_pair(model, guide)
     tensors = _guide_tensors(guide)
+    inputs = _input_facts(guide, tensors)
+    if guide.model is not model:
+        _check_whole(model, guide, inputs)
     if isinstance(model, torch.nn.Module):
         tensors |= {MODEL + name: value for name, value in model.state_dict().items()}
         tensors |= {MODEL + name: value for name, value in _constrained(model).items()}
@@ -74,7 +84,7 @@ def save_posterior(
         "guide": {"class": type(guide).__name__, "options": _guide_options(guide)},
         "sites": sites,
         "model": describe_model(model),
-        "inputs": _input_facts(guide, tensors),
+        "inputs": inputs,
         "versions": versions(),
         "facts": dict(facts or {}),
     }
@@ -97,6 +107,22 @@ def _check_pair(model: Callable[..., Any], guide: AutoWeightGuide) -> None:
                     f"Expected the guide of this model, with a weight '{site}' of shape "
                     f"{shape_text(shape)}, got {got}."
                 )
+
+
+def _check_whole(
+    model: Callable[..., Any], guide: AutoWeightGuide, inputs: Mapping[str, Any]
+) -> None:
+    """Refuse the guide of a part of the model, such as one in an AutoGuideList."""
+    device = _device(model)
+    args, kwargs = _inputs(inputs, device)
+    with _generators_left(device), evaluating(model):
+        missing = [name for name in _latents(model, args, kwargs) if name not in guide.sites]
+    if missing:
+        raise ValueError(
+            f"Expected a guide of all latents of the model, got none of "
+            f"{', '.join(map(repr, missing))}: of a list of guides, keep the state dicts of model "
+            "and list."
+        )
 
 
 def posterior_facts(folder: str | Path) -> dict[str, Any]:
@@ -152,7 +178,7 @@ def load_posterior(
         model = build_model(archive.facts["model"], state)
     device = _device(model)
     args, kwargs = _inputs(archive.facts["inputs"], device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _generators_left(device):
         _check_sites(model, sites, args, kwargs)
         guide = make_guide(
             model, init_loc_fn=lambda site: archive.tensors[site["name"] + ".loc"], **options
@@ -285,13 +311,14 @@ def _parse(
     return guide_class, options, sites
 
 
-def _check_sites(
-    model: Callable[..., Any],
-    sites: Mapping[str, GuideSite],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> None:
-    """Run the model on inputs like the saved one's, and compare its sites."""
+def _generators_left(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _latents(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """Run the model on inputs like those of the guide, and return its latents with their shapes."""
     try:
         with torch.no_grad():
             trace = pyro.poutine.block(pyro.poutine.trace(model).get_trace)(*args, **kwargs)
@@ -300,11 +327,21 @@ def _check_sites(
             "Expected a model that takes arguments like those the saved guide was built with, "
             f"got {type(error).__name__}: {error}"
         ) from error
-    here = {
+    return {
         name: tuple(site["fn"].event_shape)
         for name, site in trace.iter_stochastic_nodes()
         if not site_is_subsample(site)
     }
+
+
+def _check_sites(
+    model: Callable[..., Any],
+    sites: Mapping[str, GuideSite],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Compare the model's sites with the saved ones."""
+    here = _latents(model, args, kwargs)
     there = {name: tuple(site.shape) for name, site in sites.items()}
     for name in [*there, *here]:
         if here.get(name) != there.get(name):

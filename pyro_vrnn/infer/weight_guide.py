@@ -312,7 +312,10 @@ class AutoWeightGuide(AutoGuide):
         Layers of :mod:`pyro_vrnn.nn` become torch.nn's, under the same names; what
         :func:`~pyro_vrnn.nn.bayesianize` made becomes what it was made of; a model of
         :mod:`pyro_vrnn.models` becomes a network of :mod:`pyro_vrnn.baselines` that returns its
-        means or logits. Another module of your own that runs Pyro statements stays one.
+        means or logits. Another module of your own that runs Pyro statements stays one, and cannot
+        be called if its ``forward`` passes torch.nn's layers what only ours take (``particles=``,
+        ``batch_dim=``, ``lengths=``): give it a method ``plain_twin(children)``
+        (:func:`~pyro_vrnn.nn.plain_torch`).
 
         :param model: the guide's model, or a part of it such as ``model.rnn``.
         :param str weights: ``"mean"`` for E w, the "standard dropout approximation", which is not

@@ -59,13 +59,15 @@ def bayesianize(
         which comes first, to one (1 for those not named).
     :param prior_loc: :math:`m_0`, likewise (0 for those not named).
     :raises TypeError: if ``module`` is no module, or a prior is no number or tensor.
-    :raises ValueError: if there is no layer to replace, a parameter is lazy or on the meta device,
+    :raises ValueError: if there is no layer to replace, a module is compiled (compile what this
+        returns instead), a parameter is lazy or on the meta device,
         the row of a ``padding_idx`` is not 0, weights of two kinds are tied, or a prior does not
         fit or names no site or kind.
     :raises RuntimeError: if :func:`copy.deepcopy` cannot copy the module.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"Expected module to be a torch.nn.Module, got {type(module).__name__}.")
+    _check_not_compiled(module)
     _check_initialised(module)
     names = {part: name for name, part in module.named_modules()}
     reasons = _reasons(names)
@@ -94,6 +96,17 @@ def bayesianize(
 
 def _path(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
+
+
+def _check_not_compiled(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if "_orig_mod" in part._modules:
+            what = f"'{name}', a compiled one" if name else "a compiled one"
+            inside = _path(name, "_orig_mod")
+            raise ValueError(
+                f"Expected modules that are not compiled, got {what}: give what is in it "
+                f"(module.{inside}), and compile what bayesianize returns."
+            )
 
 
 def _check_initialised(module: nn.Module) -> None:
@@ -171,7 +184,8 @@ def _check_padding(layer: nn.Module, name: str) -> None:
         if largest != 0:
             raise ValueError(
                 f"Expected row {layer.padding_idx} (the padding) of '{_path(name, 'weight')}' to "
-                f"be 0, since its site has no such row, got a row with an entry of {largest:.3g}."
+                f"be 0, since its site has no such row, got a row with an entry of {largest:.3g}: "
+                "set it to 0, or padding_idx = None."
             )
 
 
@@ -186,7 +200,8 @@ def _tie(twins: Mapping[nn.Module, WeightModule], names: Mapping[nn.Module, str]
                     raise ValueError(
                         f"Expected tied weights ('{places[0]}' and '{places[1]}') of an Embedding "
                         f"without padding_idx, got padding_idx={part.padding_idx}: its site would "
-                        "have a row less."
+                        "have a row less. Set padding_idx = None (lengths keep padding out), or "
+                        "give the Linear a parameter of its own."
                     )
             try:
                 twins[user].tie(name, twins[first], first_name)

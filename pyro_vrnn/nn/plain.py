@@ -26,7 +26,9 @@ def plain_torch(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     A container with a method ``plain_twin(children)`` is replaced by the module that this returns
     for its children (a dict from name to module, of torch.nn's layers already). Any other
     PyroModule with a class of its own, or with sites or constrained parameters besides our layers,
-    stays one: its ``forward`` is a Pyro program.
+    stays one: its ``forward`` is a Pyro program. If that passes its layers what only ours take,
+    such as ``particles=`` or ``lengths=``, torch.nn's raise when it is called: it needs a
+    ``plain_twin``.
 
     Example::
 

@@ -344,6 +344,36 @@ def test_masked_observations_do_not_count():
     assert anatomy.reference == pytest.approx(-3 * math.log(2))
 
 
+EVENTS = {  # what is masked, in events of T = 4, and the codes of one element
+    "categorical": (dist.Categorical(torch.ones(3)), (), math.log(3)),
+    "one-hot": (dist.OneHotCategorical(torch.ones(3)), (3,), math.log(3)),
+    "Bernoulli": (dist.Bernoulli(0.5), (), math.log(2)),
+    "normal": (dist.Normal(0.0, 1.0), (), None),
+}
+
+
+@pytest.mark.parametrize("num", [4, 5], ids=["N=T", "N=5"])
+@pytest.mark.parametrize(("base", "event", "code"), EVENTS.values(), ids=EVENTS)
+def test_masks_inside_of_events(base, event, code, num):
+    """An event of which a step is left counts once; the code is of the steps that are left."""
+    lengths = torch.tensor([2, 0, 4, 1, 3])[:num]
+    mask = torch.arange(4) < lengths[:, None]
+
+    def model(y, scale):
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", num), poutine.scale(scale=scale):
+            steps = base.expand([num, 4]).mask(mask)
+            pyro.sample("obs", steps.to_event(1), obs=y)
+
+    guide = AutoNormal(model)
+    y = torch.zeros(num, 4, *event)
+    y[..., :1] = 1.0
+    anatomy = elbo_anatomy(model, guide, model_args=(y, 2.5), num_samples=2)
+    assert anatomy.num_observations == 2.5 * (num - 1)
+    expected = code and pytest.approx(-2.5 * int(lengths.sum()) * code)
+    assert anatomy.reference == expected
+
+
 # Whether the bound is vacuous.
 
 CODES = {

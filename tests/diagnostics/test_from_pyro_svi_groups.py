@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from functools import partial
 
 import arviz as az
@@ -16,6 +17,7 @@ from pyro.poutine import block
 
 import pyro_vrnn as vrnn
 from pyro_vrnn import from_pyro_svi
+from pyro_vrnn.runs import rng_state
 
 IS_0 = int(az.__version__.split(".")[0]) < 1
 ALL_GROUPS = [
@@ -262,6 +264,26 @@ def test_seed_fixes_the_draws(conjugate):
     assert (runs[0] != runs[2]).all()
 
 
+@pytest.mark.parametrize("seed", [0, None], ids=["seed", "none"])
+def test_a_seed_leaves_the_generators_as_they_were(seed, conjugate):
+    """An export in the middle of a training; without a seed its draws are the generators'."""
+    before, facts = rng_state()
+    options = {"model_args": conjugate.args, "num_samples": 2, "prior": True, "seed": seed}
+    from_pyro_svi(conjugate.model, conjugate.guide, **options)
+    after, others = rng_state()
+    assert torch.equal(after["torch"], before["torch"]) == (seed is not None)
+    assert (torch.equal(after["numpy"], before["numpy"]), others) == (True, facts)
+    assert torch.equal(after["python"], before["python"])
+
+
+@pytest.mark.gpu
+def test_a_seed_leaves_the_generators_of_the_gpu(conjugate):
+    state = torch.cuda.get_rng_state()
+    options = {"model_args": conjugate.args, "num_samples": 2, "seed": 0}
+    from_pyro_svi(conjugate.model, conjugate.guide, **options)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
 def test_integer_observations_stay_integers():
     def model(y):
         logits = pyro.sample("logits", dist.Normal(0.0, 1.0).expand([4]).to_event(1))
@@ -347,3 +369,23 @@ def test_import_is_light():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_arviz_loo_of_a_model_that_fits_badly():
+    """In float32 the weights of all draws but a few underflow, and loo was nan."""
+    y = 4.0 + torch.randn(50, generator=torch.Generator().manual_seed(0))
+
+    def model(y):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 50):
+            pyro.sample("obs", dist.Normal(loc, 0.1), obs=y)
+
+    def guide(y):
+        pyro.sample("loc", dist.Normal(0.0, 1.0))
+
+    data = from_pyro_svi(model, guide, model_args=(y,), num_samples=200, seed=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*shape parameter of Pareto", UserWarning)
+        result = az.loo(data, reff=1.0, pointwise=True)
+    assert np.isfinite(np.asarray(result.loo_i if IS_0 else result.elpd_i)).all()
+    assert data["log_likelihood"]["obs"].dtype == np.float64

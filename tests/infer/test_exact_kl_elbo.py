@@ -17,7 +17,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO, config_enumerate
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO, config_enumerate
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoGuideList,
@@ -109,7 +109,7 @@ def constrained(y):
     mix = pyro.sample("mix", dist.Dirichlet(torch.ones(3)))
     with pyro.plate("data", 40, subsample=torch.arange(len(y))):
         shift = pyro.sample("shift", dist.Normal(0.0, 2.0))
-        pyro.sample("obs", dist.Normal(shift + (p * mix).sum(-1, keepdim=True), rate), obs=y)
+        pyro.sample("obs", dist.Normal(shift + (p * mix).sum(-1), rate), obs=y)
 
 
 NAMES = ["rate", "p", "mix", "shift"]
@@ -130,6 +130,89 @@ def test_sampled_sites_equal_trace_elbo(sampled, mode):
     other = estimate(TraceMeanField_ELBO(**mode), constrained, guide, y)
     name = "AutoNormal.locs.rate"
     assert not torch.allclose(other[1][name], expected[1][name], rtol=1e-3)
+
+
+def log_likelihood(model, latents, *args):
+    """Return log p(y | latents) of one draw."""
+    fixed = {name: value.squeeze(0) for name, value in latents.items()}
+    trace = poutine.trace(poutine.condition(model, data=fixed)).get_trace(*args)
+    return trace.log_prob_sum(lambda name, site: name == "obs")
+
+
+vectorised = pytest.mark.parametrize(
+    "mode", [MODES["vectorised"], MODES["vectorised-nesting"]], ids=["guessed", "given"]
+)
+
+
+@vectorised
+def test_vectorised_particles_count_the_likelihood_once(mode):
+    """The same as each particle scored by itself."""
+    y, draws = torch.randn(5), []
+    guide = AutoNormal(constrained)
+    guide(y)
+    elbo = TraceExactKL_ELBO(**mode, sampled=True)
+    elbo.loss(constrained, lambda y: draws.append(guide(y)), y)
+    assert draws[-1]["shift"].shape == (3, 5)
+    each = [
+        log_likelihood(
+            constrained, {name: value[s : s + 1] for name, value in draws[-1].items()}, y
+        )
+        for s in range(3)
+    ]
+    torch.testing.assert_close(elbo.parts.log_likelihood["obs"], sum(each) / 3)
+
+
+class Words(pyro.nn.PyroModule):
+    """A step's plate inside the data's; its weights' outputs are (S, 1, N, T, ...)."""
+
+    def __init__(self, *, mended):
+        super().__init__()
+        self.rnn = vrnn.nn.GRU(3, 4, batch_first=True)
+        self.head = vrnn.nn.Linear(4, 2)
+        self.mended = mended
+
+    def forward(self, x, y=None):
+        h, _ = self.rnn(x)
+        particles = h.dim() - x.dim()
+        logits = self.head(h, particles=particles)
+        if self.mended and particles:
+            logits = logits.flatten(0, particles - 1)
+        with pyro.plate("data", x.shape[0], dim=-2), pyro.plate("time", x.shape[1], dim=-1):
+            return pyro.sample("obs", dist.Categorical(logits=logits), obs=y)
+
+
+@validation
+@pytest.mark.parametrize("nesting", [math.inf, 2], ids=["guessed", "given"])
+def test_likelihoods_of_every_particle_with_every_particle(nesting, validate):
+    """They were summed, S times the likelihood, without a word."""
+    x, y = torch.randn(6, 5, 3), torch.randint(2, (6, 5))
+    mode = dict(num_particles=4, vectorize_particles=True, max_plate_nesting=nesting)
+    message = (
+        r"at most 3 dims in the log density of site 'obs', its plates' and the particles', "
+        r"got shape \(4, 4, 6, 5\): .*logits.flatten\(0, particles - 1\)"
+    )
+    model = Words(mended=False)
+    guide = Guide(model)
+    guide(x, y)
+    with pyro.validation_enabled(validate), pytest.raises(ValueError, match=message):
+        TraceExactKL_ELBO(**mode).loss(model, guide, x, y)
+    assert TraceExactKL_ELBO().loss(model, guide, x, y) > 0
+
+
+def test_step_plates_inside_the_data_plate():
+    x, y, draws = torch.randn(6, 5, 3), torch.randint(2, (6, 5)), []
+    model = Words(mended=True)
+    guide = Guide(model, scale=0.3)
+    guide(x, y)
+    elbo = TraceExactKL_ELBO(4, vectorize_particles=True)
+    elbo.loss(model, lambda *args: draws.append(guide(*args)), x, y)
+    each = [
+        log_likelihood(model, {n: w[s].flatten(0, 1) for n, w in draws[-1].items()}, x, y)
+        for s in range(4)
+    ]
+    torch.testing.assert_close(elbo.parts.log_likelihood["obs"], sum(each) / 4)
+    samples = Predictive(model, guide=guide, num_samples=7, parallel=True)(x)
+    assert samples["obs"].shape == (7, 6, 5)
 
 
 @pytest.mark.parametrize("make", [AutoMultivariateNormal, AutoDelta, AutoNormalMessenger])
@@ -748,6 +831,20 @@ def test_order_of_sites(model, guide, last, named):
     with pytest.warns(UserWarning, match=message) if named else nullcontext():
         elbo = TraceExactKL_ELBO(sampled=True)
         elbo.loss(program(**priors), program(**dict.fromkeys(guide, NORMAL)))
+
+
+@pytest.mark.parametrize("first", ["noise", "weights"])
+def test_order_of_the_parts_of_a_list(first):
+    """Parts do not depend on each other; the docs give the order that has no warning."""
+    model = WithNoise()
+    noise = AutoNormal(poutine.block(model, expose=["noise"]))
+    weights = Guide(poutine.block(model, hide=["noise"]))
+    guide = AutoGuideList(model)
+    for part in (noise, weights) if first == "noise" else (weights, noise):
+        guide.append(part)
+    message = "in an AutoGuideList, append its guides in the order of the model's sites"
+    with pytest.warns(UserWarning, match=message) if first == "weights" else nullcontext():
+        TraceExactKL_ELBO(sampled=["noise", "noise_unconstrained"]).loss(model, guide)
 
 
 @pytest.mark.parametrize("call", ["loss", "differentiable_loss", "loss_and_grads"])

@@ -11,8 +11,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Predictive, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.nn import PyroModule
 
 import pyro_vrnn as vrnn
@@ -323,6 +324,53 @@ def test_guides_refused(tmp_path):
     with pytest.raises(TypeError, match=f"guide to be one of {names}, got AutoNormal"):
         save_posterior(tmp_path / "p", model, AutoNormal(model))
     assert not (tmp_path / "p").exists()
+
+
+class Shifted(PyroModule):
+    """A network beside a latent that is no weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x, y=None):
+        pyro.sample("shift", dist.Normal(0.0, 1.0))
+        return self.net(x, y)
+
+
+def parts(model):
+    guide = AutoGuideList(model)
+    guide.append(AutoNormal(poutine.block(model, expose=["shift"])))
+    guide.append(AutoSpikeAndSlab(poutine.block(model, hide=["shift"])))
+    guide(torch.randn(4, 8), torch.randn(4))
+    return guide
+
+
+def test_a_part_of_a_list_of_guides_is_refused(tmp_path):
+    """What was written could not be loaded with the model's own class."""
+    model = Shifted()
+    guide = parts(model)
+    state = torch.get_rng_state()
+    message = "all latents of the model, got none of 'shift': of a list of guides, keep the state"
+    with pytest.raises(ValueError, match=message):
+        save_posterior(tmp_path / "p", model, guide[1])
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(TypeError, match="got AutoGuideList: of others, keep the state dicts"):
+        save_posterior(tmp_path / "p", model, guide)
+    assert not (tmp_path / "p").exists()
+
+
+def test_state_dicts_of_a_list_of_guides():
+    """The remedy that the refusal names."""
+    model, again, x = Shifted(), Shifted(), torch.randn(4, 8)
+    guide, twin = parts(model), parts(again)
+    again.load_state_dict(model.state_dict())
+    twin.load_state_dict(guide.state_dict())
+    drawn = []
+    for each in (guide, twin):
+        pyro.set_rng_seed(1)
+        drawn.append(each(x))
+    assert_same(*drawn)
 
 
 def test_facts_refused(tmp_path):

@@ -106,7 +106,7 @@ ERRORS = {
     "padding": (
         lambda: TiedLanguageModel(padding_idx=3),
         r"tied weights \('encoder.weight' and 'decoder.weight'\) of an Embedding without "
-        r"padding_idx, got padding_idx=3",
+        r"padding_idx, got padding_idx=3: .* Set padding_idx = None .*, or give the Linear a",
     ),
     "recurrent-and-linear": (
         lambda: refused(tie_kinds),
@@ -150,3 +150,10 @@ def test_a_part_taken_out_of_its_model_says_so():
     model = Observed(decoder)
     with pytest.raises(RuntimeError, match=r"'weight' is tied to in the same model, got a Linear"):
         model(torch.zeros(2, 6, dtype=torch.float64))
+
+
+def test_the_way_out_of_a_padding_row_that_is_tied():
+    net = TiedLanguageModel(padding_idx=3)
+    net.encoder.padding_idx = None
+    model = vrnn.nn.bayesianize(net)
+    assert sites(model, ids())["encoder.weight"]["value"].shape == net.encoder.weight.shape

@@ -191,7 +191,7 @@ ERRORS = {
         padded_badly,
         {},
         ValueError,
-        r"Expected row 3 \(the padding\) of 'table\.weight' to be 0, .* an entry of 0\.25",
+        r"Expected row 3 \(the padding\) of 'table\.weight' to be 0, .* 0\.25: set it to 0",
     ),
     "unknown-scale": (
         lambda: TWO,
@@ -232,4 +232,24 @@ def test_a_module_that_cannot_be_copied():
     net = nn.Sequential(nn.Linear(4, 4))
     net.cached = net(torch.zeros(4))  # has a graph
     with pytest.raises(RuntimeError, match=r"copy\.deepcopy can copy, got a Sequential of which"):
+        vrnn.nn.bayesianize(net)
+
+
+COMPILED = {
+    "whole": (
+        lambda layer: torch.compile(layer),
+        r"got a compiled one: give what is in it \(module\._orig_mod\), and compile what",
+    ),
+    "inside": (
+        lambda layer: nn.ModuleDict({"a": torch.compile(nn.Sequential(layer))}),
+        r"got 'a', a compiled one: give what is in it \(module\.a\._orig_mod\), and compile what",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's imports
+@pytest.mark.parametrize(("make", "message"), COMPILED.values(), ids=COMPILED)
+def test_compiled_modules_are_refused(make, message):
+    net = make(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="Expected modules that are not compiled, " + message):
         vrnn.nn.bayesianize(net)
