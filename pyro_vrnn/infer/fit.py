@@ -10,12 +10,12 @@ import torch
 from pyro.infer import ELBO
 
 from pyro_vrnn.infer._batches import Batches, as_batches
-from pyro_vrnn.infer._evaluating import evaluating
 from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._interrupts import RUN_LOCK
 from pyro_vrnn.infer._options import Options, SchedulerFn, ScoresFn
 from pyro_vrnn.infer._run import Run
 from pyro_vrnn.infer._trainer import OptimizerFn, Trainer
+from pyro_vrnn.infer.evaluating import evaluating
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.infer.held_out import check_independent_batches, held_out

@@ -21,13 +21,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vrnn.infer._batches import Batches
-from pyro_vrnn.infer._evaluating import evaluating
 from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._sites import sample_sites
 from pyro_vrnn.infer.carried_state import CarriedState
+from pyro_vrnn.infer.evaluating import reading
 from pyro_vrnn.infer.function_draws import function_draws
 from pyro_vrnn.models.sequence import any_batch_size
-from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.runs import check_device, lent_generators
 from pyro_vrnn.shapes import check_positive_int
 
@@ -130,8 +129,7 @@ def held_out_log_likelihood(
         scores = []
         with (
             lent_generators(),
-            evaluating(model, guide),
-            own_parameters(model, guide),
+            reading(model, guide),
             function_draws(),
             any_batch_size(),
         ):

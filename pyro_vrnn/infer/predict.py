@@ -15,9 +15,9 @@ from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_job import Job
 from pyro_vrnn.infer._predict_outcome import DRAWS
 from pyro_vrnn.infer._predict_runs import RUNNERS
+from pyro_vrnn.infer.evaluating import reading
 from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.models.sequence import SequenceModel
-from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_device, check_seed
 from pyro_vrnn.shapes import check_choice, check_positive_int, check_probability
@@ -101,7 +101,8 @@ def predict(
     Predict N sequences from S draws of a guide, in chunks, without keeping the draws.
 
     A draw is one function: one w for all sequences and time steps, whatever the guide's scope in
-    training. The law is that of ``pyro.infer.Predictive(model, guide=guide, num_samples=S)``.
+    training. The law is that of ``pyro.infer.Predictive(model, guide=guide, num_samples=S)`` with
+    modules in ``.eval()`` mode, as they are meanwhile: plain dropout is off, the guide's is not.
     Means, variances and probabilities are those of the mixture of the S distributions
     :math:`p(y \mid x, w_s)`, computed from them and not from draws of y; only quantiles and
     ``draws`` need those.
@@ -170,7 +171,7 @@ def predict(
     inputs = Inputs(x, lengths, model_kwargs, shared, _device_of(guide, model, x))
     seed = int(torch.randint(2**31, ())) if seed is None else check_seed(seed)
     # As in Pyro's Predictive: guides read from the mask that no density is asked for.
-    with own_parameters(model, guide), poutine.mask(mask=False):
+    with reading(model, guide), poutine.mask(mask=False):
         job = Job(model, guide, inputs, site, seed, kept, levels, parallel_guide)
         fields = job.run(num_samples, strategy, max_bytes, progress)
     return Prediction(num_samples=num_samples, seed=seed, quantile_levels=levels, **fields)

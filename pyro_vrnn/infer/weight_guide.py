@@ -30,6 +30,7 @@ from pyro_vrnn.infer._guide_checks import (
     suits_sequences,
 )
 from pyro_vrnn.infer._observed import check_observed
+from pyro_vrnn.infer.evaluating import evaluating
 from pyro_vrnn.infer.function_draws import wants_function_draws
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn, default_initial
@@ -144,7 +145,8 @@ class AutoWeightGuide(AutoGuide):
         return record.blocks(shape, self._gates)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        with evaluating(self.model):
+            super()._setup_prototype(*args, **kwargs)
         try:
             self._build(dict(self.prototype_trace.iter_stochastic_nodes()))
         except BaseException:
