@@ -10,6 +10,7 @@ import torch
 from pyro.infer import ELBO
 
 from pyro_vrnn.infer._batches import Batches, as_batches
+from pyro_vrnn.infer._data_size import check_num_data
 from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._interrupts import RUN_LOCK
 from pyro_vrnn.infer._options import Options, SchedulerFn, ScoresFn
@@ -82,7 +83,8 @@ def fit(
         >>> len(result.loss), len(result.epoch_loss)
         (6, 3)
 
-    :param model: a Pyro model that is a module.
+    :param model: a Pyro model that is a module. A warning says so if one of ours has no ``num_data``
+        and an epoch more than one batch, or if its ``num_data`` is not the dataset's size.
     :param guide: its guide, a module; an autoguide is built by a warm-up call, which draws random
         numbers.
     :param data: an iterable of batches that can be run through once an epoch, such as a
@@ -158,6 +160,7 @@ def fit(
 
     with RUN_LOCK, module_local_params(model, guide):
         batches = Batches(as_batches(data, batch_size, seed), place)
+        check_num_data(model, batches, kl_weight)
         trainer = Trainer(
             elbo(model, guide),
             optimizer,
