@@ -12,6 +12,7 @@ import pyro
 import torch
 from tqdm.auto import tqdm
 
+from pyro_vrnn.infer._pairs import check_sites
 from pyro_vrnn.infer._predict_draws import GuideDraws, Stream, Weights, num_draws
 from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_masks import MaskDraws, has_masks_only
@@ -78,6 +79,7 @@ class Job:
         with self.noise.lend():
             draw = bool(levels) or "observation" in kept
             self.program = Program(model, self.draws, inputs, site=site, draw=draw)
+        check_sites(model, guide, self.program.unused)
         self.draws.keep(self.program.latents)
         if self.program.classes and levels:
             raise ValueError(f"Expected no quantiles of classes (site {site!r}), got {levels}.")

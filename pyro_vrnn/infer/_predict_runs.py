@@ -103,6 +103,7 @@ class Program:
                     f"{shape_text(x.shape)} of x {shape_text(inputs.x.shape)}."
                 )
                 raise
+        self.unused = [name for name in draws.names if name not in trace.nodes]
         self.latents = _check_latents(trace, draws.names, site)
         self.nesting = max_plate_nesting(trace)
         self.sites = {name: trace.nodes[name] for name in self.latents}

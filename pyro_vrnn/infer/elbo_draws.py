@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pyro_vrnn.infer._pairs import check_pair
 from pyro_vrnn.infer._sites import latent_sites, sample_sites
 from pyro_vrnn.infer.elbo_parts import ELBOParts
 from pyro_vrnn.infer.evaluating import reading
@@ -91,6 +92,7 @@ def elbo_draws(
     :raises ValueError: as :class:`~pyro_vrnn.infer.TraceExactKL_ELBO` does.
     """
     check_positive_int("num_samples", num_samples)
+    check_pair(model, guide)
     elbo = _Recorder()
     for _ in range(num_samples):
         with reading(model, guide), function_draws():

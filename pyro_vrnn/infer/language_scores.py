@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 
 from pyro_vrnn.baselines.function_draw import drops_function_wise, function_draw, mean_network
 from pyro_vrnn.baselines.language import LanguageNetwork
-from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._language_stream import Make, Sums, run_draws
+from pyro_vrnn.infer._pairs import check_pair
 from pyro_vrnn.infer.evaluating import reading
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.models.language import LanguageModel
@@ -154,7 +154,7 @@ def score_language(
         ``embedding_dropout=False`` is asked of tied weights.
     :raises RuntimeError: if the guide was not called yet.
     """
-    check_order(model)
+    check_pair(model, guide)
     if not isinstance(guide, AutoWeightGuide):
         raise TypeError(
             f"Expected guide to be one of pyro_vrnn.infer's, got {type(guide).__name__}."

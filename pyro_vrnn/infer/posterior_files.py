@@ -12,6 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.archives import Archive, DamagedArchiveError, read_archive, write_archive
+from pyro_vrnn.infer._pairs import check_pair
 from pyro_vrnn.infer._posterior_models import build_model, describe_model
 from pyro_vrnn.infer.auto_drop_connect import AutoDropConnect
 from pyro_vrnn.infer.auto_mean_field_normal import AutoMeanFieldNormal
@@ -65,6 +66,7 @@ def save_posterior(
         raise TypeError(f"Expected guide to be one of {_names()}, got {type(guide).__name__}.")
     guide._check_built("a guide without sites")
     _check_pair(model, guide)
+    check_pair(model, guide)
     tensors = _guide_tensors(guide)
     if isinstance(model, torch.nn.Module):
         tensors |= {MODEL + name: value for name, value in model.state_dict().items()}

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vrnn.infer._guide_checks import check_order
+from pyro_vrnn.infer._pairs import check_pair
 from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_job import Job
 from pyro_vrnn.infer._predict_outcome import DRAWS
@@ -181,7 +181,7 @@ def _check_programs(model: Any, guide: Any, device: torch.device | str | None) -
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program):
             raise TypeError(f"Expected {name} to be callable, got {type(program).__name__}.")
-    check_order(model)
+    check_pair(model, guide)
     if device is not None:
         place = check_device(str(device))
         for program in (model, guide):

@@ -60,6 +60,7 @@ class AutoWeightGuide(AutoGuide):
     :param model: a Pyro model.
     :param factor: the factors' parameter, a number or a mapping from kind or site.
     :ivar dict sites: site name -> :class:`GuideSite`.
+    :ivar bool is_copy: whether it was copied or unpickled, and its model with it.
     """
 
     prototype_trace: Any
@@ -109,6 +110,7 @@ class AutoWeightGuide(AutoGuide):
         self._block_shapes = dict(block_shapes or {})
         self._init_loc_fn = default_initial if init_loc_fn is None else init_loc_fn
         self.sites: dict[str, GuideSite] = {}
+        self.is_copy = False
 
     @staticmethod
     @abstractmethod
@@ -332,6 +334,10 @@ class AutoWeightGuide(AutoGuide):
     def __getstate__(self) -> dict[str, Any]:
         # AutoGuide's own empties the original; a copy keeps the model, so it can be called.
         return {**self.__dict__, "master": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.is_copy = True
 
 
 def _holder(root: OwnParamsModule, site_name: str) -> tuple[OwnParamsModule, str]:
