@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -147,6 +148,8 @@ class AutoWeightGuide(AutoGuide):
         return record.blocks(shape, self._gates)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        if not (args or kwargs) and _needs_arguments(self.model):
+            self._check_built("one that was never called")
         with evaluating(self.model):
             super()._setup_prototype(*args, **kwargs)
         try:
@@ -292,6 +295,7 @@ class AutoWeightGuide(AutoGuide):
         Return E w of each site: the "standard dropout approximation".
 
         :param args: the model's arguments, needed only before the guide's first call.
+        :raises RuntimeError: if they are missing then.
         """
         return self._summary("mean", *args, **kwargs)
 
@@ -300,6 +304,7 @@ class AutoWeightGuide(AutoGuide):
         Return the exact elementwise median of each site; of a spike and slab not the mean.
 
         :param args: the model's arguments, needed only before the guide's first call.
+        :raises RuntimeError: if they are missing then.
         """
         return self._summary("median", *args, **kwargs)
 
@@ -338,6 +343,17 @@ class AutoWeightGuide(AutoGuide):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.is_copy = True
+
+
+def _needs_arguments(model: Callable[..., Any]) -> bool:
+    """Whether a call without arguments is known to fail."""
+    try:
+        inspect.signature(getattr(model, "forward", model)).bind()
+    except TypeError:
+        return True
+    except ValueError:  # nothing is known
+        return False
+    return False
 
 
 def _holder(root: OwnParamsModule, site_name: str) -> tuple[OwnParamsModule, str]:
