@@ -55,7 +55,7 @@ class Job:
         model: Callable[..., Any],
         guide: Callable[..., Any],
         inputs: Inputs,
-        site: str,
+        site: str | None,
         seed: int,
         kept: Sequence[str],
         levels: tuple[float, ...],
@@ -82,7 +82,9 @@ class Job:
         check_sites(model, guide, self.program.unused)
         self.draws.keep(self.program.latents)
         if self.program.classes and levels:
-            raise ValueError(f"Expected no quantiles of classes (site {site!r}), got {levels}.")
+            raise ValueError(
+                f"Expected no quantiles of classes (site {self.program.site!r}), got {levels}."
+            )
 
     def run(
         self, num_samples: int, strategy: str, max_bytes: int, progress: bool

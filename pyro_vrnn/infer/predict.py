@@ -87,7 +87,7 @@ def predict(
     lengths: Tensor | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     shared: Collection[str] = (),
-    site: str = "obs",
+    site: str | None = None,
     quantiles: Sequence[float] = (),
     return_draws: bool | str = False,
     strategy: str = "auto",
@@ -136,6 +136,7 @@ def predict(
         unless it is named in ``shared``; anything else is passed on as it is.
     :param shared: names of tensors in ``model_kwargs`` that belong to all sequences.
     :param str site: the site to predict; a deterministic one, such as ``"loc"``, will do too.
+        Default: ``"obs"``; in a model without, the only site that the guide leaves to it.
     :param quantiles: levels in [0, 1].
     :param return_draws: ``"observation"`` for :attr:`Prediction.draws`, ``"mean"`` for
         :attr:`Prediction.mean_draws`, True for both.
