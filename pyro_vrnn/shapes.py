@@ -157,10 +157,16 @@ def check_last_dim(name: str, value: Tensor, size: int) -> Tensor:
     return value
 
 
-def check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``value`` if it has the weights' ``dtype``, or autocast will choose one for both."""
+def check_dtype(
+    name: str, value: Tensor, dtype: torch.dtype, *, owner: str = "the module"
+) -> Tensor:
+    """
+    Return ``value`` if it has the weights' ``dtype``, or autocast will choose one for both.
+
+    :param str owner: what holds the weights, and could be converted instead.
+    """
     if value.dtype != dtype and not torch.is_autocast_enabled(value.device.type):
-        other = f", or the module with .to({value.dtype})" if value.is_floating_point() else ""
+        other = f", or {owner} with .to({value.dtype})" if value.is_floating_point() else ""
         raise TypeError(
             f"Expected {name} of dtype {dtype} (the weights'), got {value.dtype}: "
             f"convert it with {name}.to({dtype}){other}."

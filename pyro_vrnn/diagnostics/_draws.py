@@ -18,8 +18,9 @@ from torch import Tensor
 
 from pyro_vrnn.diagnostics._sites import SiteInfo, full_value, site_kind
 from pyro_vrnn.distributions.unscored import Unscored
+from pyro_vrnn.infer.evaluating import reading
 from pyro_vrnn.infer.function_draws import function_draws
-from pyro_vrnn.nn.own_params import own_parameters
+from pyro_vrnn.infer.pairs import check_pair
 
 Program = Callable[..., Any]
 
@@ -108,10 +109,11 @@ def iter_draws(
     :param predictive: run the model un-conditioned too.
     :param predictions: other arguments to run it on, un-conditioned.
     """
+    check_pair(model, guide)
     first: Draw | None = None
     kept, free = KeepInfer()(model), poutine.uncondition(model)
     for _ in range(num_samples):
-        with own_parameters(model, guide), function_draws():
+        with reading(model, guide), function_draws():
             drawn = given.trace(guide)
             redrawn = given.trace(poutine.replay(free, trace=drawn)) if predictive else None
             elsewhere = predictions and predictions.trace(poutine.replay(free, trace=drawn))
@@ -134,7 +136,7 @@ def iter_prior(model: Program, given: Arguments, *, num_samples: int) -> Iterato
     first: Trace | None = None
     free = poutine.uncondition(model)
     for _ in range(num_samples):
-        with own_parameters(model), function_draws():
+        with reading(model), function_draws():
             trace = given.trace(free)
         first = first or trace
         _check_same_program(trace, first)

@@ -13,10 +13,11 @@ from pyro_vrnn.diagnostics._layers import layer_of
 from pyro_vrnn.diagnostics._moments import Moments
 from pyro_vrnn.diagnostics._weight_dims import GATE_LABELS
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, weight_site_of
+from pyro_vrnn.infer.evaluating import reading
+from pyro_vrnn.infer.pairs import check_pair
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.models.classification import SequenceClassification
 from pyro_vrnn.models.language import LanguageModel
-from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.nn.plain import plain_torch
 from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_seed, lent_generators
@@ -122,11 +123,12 @@ def uncertainty_by_site(
     if check_positive_int("num_samples", num_samples) < 2:
         raise ValueError("Expected num_samples of at least 2, for a variance, got 1.")
     guide._check_built("a guide without sites")
+    check_pair(model, guide)
     means = guide.mean()
     parts = _parts(guide, by)
     run = _default_run(model, x, lengths) if run is None else run
     predict = _Predict(model, run)
-    with own_parameters(model, guide), lent_generators():
+    with reading(model, guide), lent_generators():
         torch.manual_seed(seed)
         at_means = predict(means)
         whole = Moments()

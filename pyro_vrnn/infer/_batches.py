@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -51,6 +52,7 @@ class Batches:
             callable(getattr(data, name, None)) for name in ("state_dict", "load_state_dict")
         )
         self._generators = _generators_of(data)
+        self._warning: str | None = None
 
     @property
     def can_resume_inside(self) -> bool:
@@ -85,8 +87,21 @@ class Batches:
 
     def epoch(self) -> Iterator[Batch]:
         """Yield the batches of an epoch."""
-        for batch in self.data:
+        for number, batch in enumerate(self.data):
+            if number == 1 and self._warning is not None:
+                warnings.warn(self._warning, stacklevel=2)
+                self._warning = None
             yield self._placed(batch)
+
+    def warn_of_second(self, message: str) -> None:
+        """Warn if an epoch has more than one batch: now if that is known, else at the second."""
+        try:
+            count = len(self.data)  # type: ignore[arg-type]
+        except TypeError:  # also of a loader of an IterableDataset
+            self._warning = message
+            return
+        if count > 1:
+            warnings.warn(message, stacklevel=4)
 
     def _placed(self, batch: Any) -> Batch:
         def place(value: Any) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.infer.autoguide import AutoGuide
 
 from pyro_vrnn.distributions.weight_site import RECURRENT_KINDS, WeightSite
 from pyro_vrnn.infer.guide_site import GuideSite
@@ -36,14 +35,6 @@ def check_names(
         f"Expected the names in {argument} to be sites or kinds of weights "
         f"({', '.join((*sites, *kinds))}), got {', '.join(map(repr, unknown))}{hint}"
     )
-
-
-def check_order(model: Any) -> None:
-    """Refuse a guide in the place of its model."""
-    if isinstance(model, AutoGuide):
-        raise TypeError(
-            f"Expected a model before its guide, got the guide {type(model).__name__} as model."
-        )
 
 
 def check_scale(name: str, value: Any, learned: bool) -> float:

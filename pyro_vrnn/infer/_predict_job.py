@@ -32,6 +32,7 @@ from pyro_vrnn.infer._predict_runs import (
 )
 from pyro_vrnn.infer._predict_spans import SpanDraws, has_scalar_noise
 from pyro_vrnn.infer._predict_summaries import Collector
+from pyro_vrnn.infer.pairs import check_sites
 from pyro_vrnn.ops.compiled import why_not
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Job:
         model: Callable[..., Any],
         guide: Callable[..., Any],
         inputs: Inputs,
-        site: str,
+        site: str | None,
         seed: int,
         kept: Sequence[str],
         levels: tuple[float, ...],
@@ -78,9 +79,12 @@ class Job:
         with self.noise.lend():
             draw = bool(levels) or "observation" in kept
             self.program = Program(model, self.draws, inputs, site=site, draw=draw)
+        check_sites(model, guide, self.program.unused)
         self.draws.keep(self.program.latents)
         if self.program.classes and levels:
-            raise ValueError(f"Expected no quantiles of classes (site {site!r}), got {levels}.")
+            raise ValueError(
+                f"Expected no quantiles of classes (site {self.program.site!r}), got {levels}."
+            )
 
     def run(
         self, num_samples: int, strategy: str, max_bytes: int, progress: bool

@@ -14,6 +14,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.infer._predict_draws import (
@@ -36,19 +37,45 @@ from pyro_vrnn.infer._predict_outcome import (
 )
 from pyro_vrnn.shapes import shape_text
 
+DEFAULT_SITE = "obs"  # where there is one
+
 
 class _Given(Messenger):
-    """Give latents their values, and keep the distribution (and draw) of one site."""
+    """
+    Give latents their values, and keep the distribution (and draw) of one site.
 
-    def __init__(self, values: Weights, site: str, draw: bool) -> None:
+    :raises ValueError: at the end, if the site is in a plate that takes some of the sequences at
+        random, or the program failed beside such a plate, whose sizes then do not fit.
+    """
+
+    def __init__(self, values: Weights, site: str, draw: bool, rows: int) -> None:
         super().__init__()
-        self.values, self.site, self.draw = values, site, draw
+        self.values, self.site, self.draw, self.rows = values, site, draw, rows
         self.fn: Any = None
         self.sample: Tensor | None = None
+        self._random: list[str] = []  # plates that subsample at random
+        self._around: list[str] = []  # those of them around the site
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        error = raised[1]
+        plates = self._around if error is None else self._random
+        if plates and (error is None or isinstance(error, Exception)):
+            raise ValueError(
+                f"Expected plate {plates[0]!r} to hold all sequences that are to be predicted, got "
+                "random subsamples: give the plate no subsample_size without y."
+            ) from error
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == self.site:
+        if site_is_subsample(msg):
+            # With as many as there are rows, a plate may only stand for the scale of a minibatch.
+            whole = (None, msg["fn"].size, self.rows)
+            if msg["value"] is None and msg["fn"].subsample_size not in whole:
+                self._random.append(msg["name"])
+        elif msg["name"] == self.site:
             self.fn = msg["fn"]
+            frames = {frame.name for frame in msg["cond_indep_stack"]}
+            self._around = [name for name in self._random if name in frames]
             if self.draw:
                 msg["is_observed"], msg["value"] = False, None
             elif msg["value"] is None:
@@ -69,6 +96,7 @@ class Program:
     It is run once, for its shapes, on the first sequence and one draw of the weights.
 
     :param draws: of the guide.
+    :param site: None for :data:`DEFAULT_SITE`, or else the only site that the guide leaves.
     :param bool draw: whether the site is sampled too.
     :raises ValueError: if the site is missing or has not one row a sequence, or if the guide and
         the model do not share their latents.
@@ -81,29 +109,20 @@ class Program:
         draws: GuideDraws,
         inputs: Inputs,
         *,
-        site: str,
+        site: str | None,
         draw: bool,
     ) -> None:
-        self.model, self.site, self.draw = model, site, draw
+        self.model, self.draw = model, draw
+        self.site = DEFAULT_SITE if site is None else site
         self.draws, self.inputs = draws, inputs
         self.validated = is_validation_enabled()
-        if site in draws.names:
-            raise ValueError(
-                f"Expected a guide that leaves site {site!r} to the model, got one that samples "
-                "it: was the guide first called without the observations?"
-            )
-        given = _Given(draws.example, site, draw=True)
-        with given:
-            x, kwargs = inputs.rows(slice(0, 1))
-            try:
-                trace = poutine.trace(model).get_trace(x, **kwargs)
-            except (ValueError, TypeError, RuntimeError) as error:
-                error.add_note(
-                    "predict ran the model on the first sequence alone, "
-                    f"{shape_text(x.shape)} of x {shape_text(inputs.x.shape)}."
-                )
-                raise
-        self.latents = _check_latents(trace, draws.names, site)
+        given, trace = self._first_run()
+        only = _only_site(trace, draws.names)
+        if site is None and only is not None and self.site not in random_sites(trace):
+            self.site = only
+            given, trace = self._first_run()
+        self.unused = [name for name in draws.names if name not in trace.nodes]
+        self.latents = _check_latents(trace, draws.names, self.site)
         self.nesting = max_plate_nesting(trace)
         self.sites = {name: trace.nodes[name] for name in self.latents}
         self.classes = class_probs(given.fn) is not None
@@ -112,7 +131,7 @@ class Program:
         whole = whole_shape(given.fn)
         if whole[:1] != (1,):
             raise ValueError(
-                f"Expected site {site!r} to have one row a sequence, sequences first, got "
+                f"Expected site {self.site!r} to have one row a sequence, sequences first, got "
                 f"shape {shape_text(whole)} for one sequence."
             )
         self.sample_out = whole[1:]
@@ -120,6 +139,25 @@ class Program:
         one = self._read(given, rows=1)
         assert one.sample is not None
         self.dtype, self.sample_dtype = one.mean.dtype, one.sample.dtype
+
+    def _first_run(self) -> tuple[_Given, Trace]:
+        if self.site in self.draws.names:
+            raise ValueError(
+                f"Expected a guide that leaves site {self.site!r} to the model, got one that "
+                "samples it: was the guide first called without the observations?"
+            )
+        given = _Given(self.draws.example, self.site, draw=True, rows=1)
+        with given:
+            x, kwargs = self.inputs.rows(slice(0, 1))
+            try:
+                trace = poutine.trace(self.model).get_trace(x, **kwargs)
+            except (ValueError, TypeError, RuntimeError, IndexError) as error:
+                error.add_note(
+                    "predict ran the model on the first sequence alone, "
+                    f"{shape_text(x.shape)} of x {shape_text(self.inputs.x.shape)}."
+                )
+                raise
+        return given, trace
 
     def row(self, name: str) -> tuple[torch.Size, torch.dtype]:
         """Return shape and dtype of one of :data:`DRAWS` for one sequence."""
@@ -142,7 +180,7 @@ class Program:
     def run_one(self, values: Weights, arguments: Arguments, validate: bool) -> Outcome:
         """Run the model on one draw; the outcome has no dim of draws."""
         x, kwargs = arguments
-        given = _Given(values, self.site, self.draw)
+        given = _Given(values, self.site, self.draw, len(x))
         with self._validation(validate), given, _prefilled(self.model, values):
             self.model(x, **kwargs)
         return self._read(given, rows=len(x))
@@ -155,7 +193,7 @@ class Program:
         for name, w in self.dense(weights).items():
             ones = (1,) * (self.nesting - w.dim() + 1)
             values[name] = w.reshape(size, *ones, *w.shape[1:])
-        given = _Given(values, self.site, self.draw)
+        given = _Given(values, self.site, self.draw, len(x))
         plate = pyro.plate(PLATE, size, dim=-1 - self.nesting)
         with self._validation(validate), given, plate:
             self.model(x, **kwargs)
@@ -172,11 +210,11 @@ class Program:
     ) -> Outcome:
         """Run the model once on values for P * n sequences."""
         x, kwargs = arguments
-        rows = len(x)
-        given = _Given(values, self.site, self.draw)
+        rows = size * len(x)
+        given = _Given(values, self.site, self.draw, rows)
         with self._validation(validate), given, _prefilled(self.model, values):
             self.model(repeat_rows(x, size), **self.inputs.repeated(kwargs, size))
-        return self._read(given, rows=size * rows).unfolded(size)
+        return self._read(given, rows=rows).unfolded(size)
 
     def problem(self, strategy: str, two: Weights, arguments: Arguments) -> str | None:
         """
@@ -254,6 +292,16 @@ def run_folded(
 # The last argument: whether these are the first draws of a prediction, which are validated.
 Runner = Callable[[Program, Weights, Arguments, bool], Outcome]
 RUNNERS: dict[str, Runner] = {"loop": run_loop, "batched": run_batched, "folded": run_folded}
+
+
+def _only_site(trace: Trace, drawn: list[str]) -> str | None:
+    """Return the one site that the guide leaves to the model and is no deterministic one."""
+    left = [
+        name
+        for name, site in random_sites(trace).items()
+        if name not in drawn and not site["infer"].get("_deterministic")
+    ]
+    return left[0] if len(left) == 1 else None
 
 
 def _check_latents(trace: Trace, drawn: list[str], site: str) -> list[str]:

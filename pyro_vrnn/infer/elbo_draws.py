@@ -10,9 +10,10 @@ import torch
 
 from pyro_vrnn.infer._sites import latent_sites, sample_sites
 from pyro_vrnn.infer.elbo_parts import ELBOParts
+from pyro_vrnn.infer.evaluating import reading
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.function_draws import function_draws
-from pyro_vrnn.nn.own_params import own_parameters
+from pyro_vrnn.infer.pairs import check_pair
 from pyro_vrnn.shapes import check_positive_int
 
 Site = dict[str, Any]
@@ -91,9 +92,10 @@ def elbo_draws(
     :raises ValueError: as :class:`~pyro_vrnn.infer.TraceExactKL_ELBO` does.
     """
     check_positive_int("num_samples", num_samples)
+    check_pair(model, guide)
     elbo = _Recorder()
     for _ in range(num_samples):
-        with own_parameters(model, guide), function_draws():
+        with reading(model, guide), function_draws():
             elbo.loss(model, guide, *args, **(kwargs or {}))
         assert elbo.parts is not None
         assert elbo.last is not None

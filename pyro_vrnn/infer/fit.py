@@ -10,15 +10,16 @@ import torch
 from pyro.infer import ELBO
 
 from pyro_vrnn.infer._batches import Batches, as_batches
-from pyro_vrnn.infer._evaluating import evaluating
-from pyro_vrnn.infer._guide_checks import check_order
+from pyro_vrnn.infer._data_size import check_num_data
 from pyro_vrnn.infer._interrupts import RUN_LOCK
 from pyro_vrnn.infer._options import Options, SchedulerFn, ScoresFn
 from pyro_vrnn.infer._run import Run
 from pyro_vrnn.infer._trainer import OptimizerFn, Trainer
+from pyro_vrnn.infer.evaluating import evaluating
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit_result import FitResult
 from pyro_vrnn.infer.held_out import check_independent_batches, held_out
+from pyro_vrnn.infer.pairs import check_pair
 from pyro_vrnn.nn.own_params import module_local_params
 from pyro_vrnn.shapes import check_choice
 
@@ -82,7 +83,8 @@ def fit(
         >>> len(result.loss), len(result.epoch_loss)
         (6, 3)
 
-    :param model: a Pyro model that is a module.
+    :param model: a Pyro model that is a module. One of ours is warned of if it has no ``num_data``
+        and an epoch more than one batch, or if its ``num_data`` is not the dataset's size.
     :param guide: its guide, a module; an autoguide is built by a warm-up call, which draws random
         numbers.
     :param data: an iterable of batches that can be run through once an epoch, such as a
@@ -133,7 +135,7 @@ def fit(
     :raises DamagedArchiveError: if there are checkpoints, but none is whole.
     """
     options = Options.among(locals())
-    check_order(model)
+    check_pair(model, guide)
     elbo = TraceExactKL_ELBO() if elbo is None else elbo
     if not isinstance(elbo, ELBO):
         got = f"the class {elbo.__name__}" if isinstance(elbo, type) else type(elbo).__name__
@@ -158,6 +160,7 @@ def fit(
 
     with RUN_LOCK, module_local_params(model, guide):
         batches = Batches(as_batches(data, batch_size, seed), place)
+        check_num_data(model, batches, kl_weight)
         trainer = Trainer(
             elbo(model, guide),
             optimizer,

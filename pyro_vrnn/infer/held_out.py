@@ -21,13 +21,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vrnn.infer._batches import Batches
-from pyro_vrnn.infer._evaluating import evaluating
-from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._sites import sample_sites
 from pyro_vrnn.infer.carried_state import CarriedState
+from pyro_vrnn.infer.evaluating import reading
 from pyro_vrnn.infer.function_draws import function_draws
+from pyro_vrnn.infer.pairs import check_pair, check_sites
 from pyro_vrnn.models.sequence import any_batch_size
-from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.runs import check_device, lent_generators
 from pyro_vrnn.shapes import check_positive_int
 
@@ -120,7 +119,7 @@ def held_out_log_likelihood(
         >>> [scores.shape for scores in held_out_log_likelihood(model, guide, [batch], num_draws=3)]
         [torch.Size([3, 4])]
     """
-    check_order(model)
+    check_pair(model, guide)
     check_positive_int("num_draws", num_draws)
     if device is not None:
         device = check_device(str(device))
@@ -130,8 +129,7 @@ def held_out_log_likelihood(
         scores = []
         with (
             lent_generators(),
-            evaluating(model, guide),
-            own_parameters(model, guide),
+            reading(model, guide),
             function_draws(),
             any_batch_size(),
         ):
@@ -140,7 +138,9 @@ def held_out_log_likelihood(
                 torch.manual_seed(seed * 1_000_003 + draw)
                 guided = poutine.trace(guide).get_trace(*args, **kwargs)
                 replayed = poutine.replay(model, trace=guided)
-                scores.append(_log_likelihood(poutine.trace(replayed).get_trace(*args, **kwargs)))
+                trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+                check_sites(model, guide, guided.nodes.keys() - trace.nodes.keys())
+                scores.append(_log_likelihood(trace))
         each = torch.stack(scores)
         if each.shape[1] == 0:
             raise ValueError(

@@ -21,11 +21,11 @@ from tqdm.auto import tqdm
 
 from pyro_vrnn.baselines.function_draw import drops_function_wise, function_draw, mean_network
 from pyro_vrnn.baselines.language import LanguageNetwork
-from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._language_stream import Make, Sums, run_draws
+from pyro_vrnn.infer.evaluating import reading
+from pyro_vrnn.infer.pairs import check_pair
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.models.language import LanguageModel
-from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.nn.plain import plain_torch
 from pyro_vrnn.ops.log_mean import log_mean_deficit
 from pyro_vrnn.reprs import short_repr
@@ -154,7 +154,7 @@ def score_language(
         ``embedding_dropout=False`` is asked of tied weights.
     :raises RuntimeError: if the guide was not called yet.
     """
-    check_order(model)
+    check_pair(model, guide)
     if not isinstance(guide, AutoWeightGuide):
         raise TypeError(
             f"Expected guide to be one of pyro_vrnn.infer's, got {type(guide).__name__}."
@@ -175,7 +175,7 @@ def score_language(
         return _checked(plain_torch(model, values))
 
     place = next(iter(guide.parameters())).device
-    with own_parameters(model, guide):
+    with reading(model, guide):
         return _score(
             make, windows, num_samples, draws, seed, entropies, max_bytes, progress,
             embedding_dropout=embedding_dropout, device=_device(device, place),

@@ -13,14 +13,15 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vrnn.archives import Archive, DamagedArchiveError, read_archive, write_archive
-from pyro_vrnn.infer._evaluating import evaluating
 from pyro_vrnn.infer._posterior_models import build_model, describe_model
 from pyro_vrnn.infer.auto_drop_connect import AutoDropConnect
 from pyro_vrnn.infer.auto_mean_field_normal import AutoMeanFieldNormal
 from pyro_vrnn.infer.auto_multiplicative_normal import AutoMultiplicativeNormal
 from pyro_vrnn.infer.auto_spike_and_slab import AutoSpikeAndSlab
+from pyro_vrnn.infer.evaluating import evaluating
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import default_initial
+from pyro_vrnn.infer.pairs import check_pair
 from pyro_vrnn.infer.training_state import flatten_state, restore_state
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.nn.weights import WeightModule
@@ -71,7 +72,8 @@ def save_posterior(
             "the state dicts of model and guide."
         )
     guide._check_built("a guide without sites")
-    _check_pair(model, guide)
+    _check_layers(model, guide)
+    check_pair(model, guide)
     tensors = _guide_tensors(guide)
     inputs = _input_facts(guide, tensors)
     if guide.model is not model:
@@ -91,7 +93,7 @@ def save_posterior(
     return write_archive(folder, tensors, content, format=FORMAT, version=VERSION)
 
 
-def _check_pair(model: Callable[..., Any], guide: AutoWeightGuide) -> None:
+def _check_layers(model: Callable[..., Any], guide: AutoWeightGuide) -> None:
     """Refuse a model whose layers have other weights than the guide."""
     if not isinstance(model, torch.nn.Module):
         return

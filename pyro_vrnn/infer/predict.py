@@ -10,14 +10,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vrnn.infer._guide_checks import check_order
 from pyro_vrnn.infer._predict_inputs import Inputs
 from pyro_vrnn.infer._predict_job import Job
 from pyro_vrnn.infer._predict_outcome import DRAWS
 from pyro_vrnn.infer._predict_runs import RUNNERS
+from pyro_vrnn.infer.evaluating import reading
+from pyro_vrnn.infer.pairs import check_pair
 from pyro_vrnn.models.language import LanguageModel
 from pyro_vrnn.models.sequence import SequenceModel
-from pyro_vrnn.nn.own_params import own_parameters
 from pyro_vrnn.reprs import short_repr
 from pyro_vrnn.runs import check_device, check_seed
 from pyro_vrnn.shapes import check_choice, check_positive_int, check_probability
@@ -87,7 +87,7 @@ def predict(
     lengths: Tensor | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     shared: Collection[str] = (),
-    site: str = "obs",
+    site: str | None = None,
     quantiles: Sequence[float] = (),
     return_draws: bool | str = False,
     strategy: str = "auto",
@@ -101,7 +101,8 @@ def predict(
     Predict N sequences from S draws of a guide, in chunks, without keeping the draws.
 
     A draw is one function: one w for all sequences and time steps, whatever the guide's scope in
-    training. The law is that of ``pyro.infer.Predictive(model, guide=guide, num_samples=S)``.
+    training. The law is that of ``pyro.infer.Predictive(model, guide=guide, num_samples=S)`` with
+    modules in ``.eval()`` mode, as they are meanwhile: plain dropout is off, the guide's is not.
     Means, variances and probabilities are those of the mixture of the S distributions
     :math:`p(y \mid x, w_s)`, computed from them and not from draws of y; only quantiles and
     ``draws`` need those.
@@ -135,6 +136,7 @@ def predict(
         unless it is named in ``shared``; anything else is passed on as it is.
     :param shared: names of tensors in ``model_kwargs`` that belong to all sequences.
     :param str site: the site to predict; a deterministic one, such as ``"loc"``, will do too.
+        Default: ``"obs"``; in a model without, the only site that the guide leaves to it.
     :param quantiles: levels in [0, 1].
     :param return_draws: ``"observation"`` for :attr:`Prediction.draws`, ``"mean"`` for
         :attr:`Prediction.mean_draws`, True for both.
@@ -170,7 +172,7 @@ def predict(
     inputs = Inputs(x, lengths, model_kwargs, shared, _device_of(guide, model, x))
     seed = int(torch.randint(2**31, ())) if seed is None else check_seed(seed)
     # As in Pyro's Predictive: guides read from the mask that no density is asked for.
-    with own_parameters(model, guide), poutine.mask(mask=False):
+    with reading(model, guide), poutine.mask(mask=False):
         job = Job(model, guide, inputs, site, seed, kept, levels, parallel_guide)
         fields = job.run(num_samples, strategy, max_bytes, progress)
     return Prediction(num_samples=num_samples, seed=seed, quantile_levels=levels, **fields)
@@ -180,7 +182,7 @@ def _check_programs(model: Any, guide: Any, device: torch.device | str | None) -
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program):
             raise TypeError(f"Expected {name} to be callable, got {type(program).__name__}.")
-    check_order(model)
+    check_pair(model, guide)
     if device is not None:
         place = check_device(str(device))
         for program in (model, guide):

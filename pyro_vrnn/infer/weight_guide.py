@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,6 +31,7 @@ from pyro_vrnn.infer._guide_checks import (
     suits_sequences,
 )
 from pyro_vrnn.infer._observed import check_observed
+from pyro_vrnn.infer.evaluating import evaluating
 from pyro_vrnn.infer.function_draws import wants_function_draws
 from pyro_vrnn.infer.guide_site import GuideSite
 from pyro_vrnn.infer.initialization import InitLocFn, default_initial
@@ -59,6 +61,7 @@ class AutoWeightGuide(AutoGuide):
     :param model: a Pyro model.
     :param factor: the factors' parameter, a number or a mapping from kind or site.
     :ivar dict sites: site name -> :class:`GuideSite`.
+    :ivar bool is_copy: whether it was copied or unpickled, and its model with it.
     """
 
     prototype_trace: Any
@@ -108,6 +111,7 @@ class AutoWeightGuide(AutoGuide):
         self._block_shapes = dict(block_shapes or {})
         self._init_loc_fn = default_initial if init_loc_fn is None else init_loc_fn
         self.sites: dict[str, GuideSite] = {}
+        self.is_copy = False
 
     @staticmethod
     @abstractmethod
@@ -144,7 +148,10 @@ class AutoWeightGuide(AutoGuide):
         return record.blocks(shape, self._gates)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        if not (args or kwargs) and _needs_arguments(self.model):
+            self._check_built("one that was never called")
+        with evaluating(self.model):
+            super()._setup_prototype(*args, **kwargs)
         try:
             self._build(dict(self.prototype_trace.iter_stochastic_nodes()))
         except BaseException:
@@ -288,6 +295,7 @@ class AutoWeightGuide(AutoGuide):
         Return E w of each site: the "standard dropout approximation".
 
         :param args: the model's arguments, needed only before the guide's first call.
+        :raises RuntimeError: if they are missing then.
         """
         return self._summary("mean", *args, **kwargs)
 
@@ -296,6 +304,7 @@ class AutoWeightGuide(AutoGuide):
         Return the exact elementwise median of each site; of a spike and slab not the mean.
 
         :param args: the model's arguments, needed only before the guide's first call.
+        :raises RuntimeError: if they are missing then.
         """
         return self._summary("median", *args, **kwargs)
 
@@ -333,6 +342,21 @@ class AutoWeightGuide(AutoGuide):
     def __getstate__(self) -> dict[str, Any]:
         # AutoGuide's own empties the original; a copy keeps the model, so it can be called.
         return {**self.__dict__, "master": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.is_copy = True
+
+
+def _needs_arguments(model: Callable[..., Any]) -> bool:
+    """Whether a call without arguments is known to fail."""
+    try:
+        inspect.signature(getattr(model, "forward", model)).bind()
+    except TypeError:
+        return True
+    except ValueError:  # nothing is known
+        return False
+    return False
 
 
 def _holder(root: OwnParamsModule, site_name: str) -> tuple[OwnParamsModule, str]:

@@ -17,7 +17,7 @@ from pyro_vrnn.nn.embedding import Embedding
 from pyro_vrnn.nn.linear import Linear
 from pyro_vrnn.nn.own_params import OwnParamsModule
 from pyro_vrnn.nn.recurrent import RecurrentModule
-from pyro_vrnn.nn.weights import Prior
+from pyro_vrnn.nn.weights import OWNER, Prior
 from pyro_vrnn.shapes import (
     check_dtype,
     check_finite,
@@ -119,7 +119,7 @@ class SequenceModel(OwnParamsModule):
                 f"Expected x of at least one sequence, got shape {shape_text(x.shape)}."
             )
         if self.embedding is None:
-            check_dtype("x", x, self.rnn.factory_kwargs["dtype"])
+            check_dtype("x", x, self.rnn.factory_kwargs["dtype"], owner=OWNER)
             if is_validation_enabled():
                 check_finite("x", x)
         return lengths

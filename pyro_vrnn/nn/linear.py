@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vrnn.distributions.weight_site import WeightSite, uniform_start
-from pyro_vrnn.nn.weights import Prior, WeightModule
+from pyro_vrnn.nn.weights import OWNER, Prior, WeightModule
 from pyro_vrnn.ops.particles import flatten_particles, linear, particle_shape
 from pyro_vrnn.shapes import check_dtype, check_last_dim, check_positive_int, shape_text
 
@@ -75,7 +75,7 @@ class Linear(WeightModule):
         """
         check_last_dim("input", input, self.in_features)
         weight, bias = self.weight, self.bias
-        check_dtype("input", input, weight.dtype)
+        check_dtype("input", input, weight.dtype, owner=OWNER)
         leading = torch.Size(particle_shape([(weight, 2), (bias, 1)]))
         if particles is None:
             if leading:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pyro_vrnn.distributions.weight_site import WeightSite, uniform_start
-from pyro_vrnn.nn.weights import Prior, WeightModule
+from pyro_vrnn.nn.weights import OWNER, Prior, WeightModule
 from pyro_vrnn.ops.cells import GATES
 from pyro_vrnn.ops.particles import flatten_particles, particle_shape
 from pyro_vrnn.ops.recurrent import recurrent
@@ -201,14 +201,14 @@ class RecurrentModule(WeightModule):
             lengths = check_lengths(lengths, num_sequences, num_steps)
         weights = self._read_weights()
         dtype = weights[0][0].dtype
-        check_dtype("input", x, dtype)
+        check_dtype("input", x, dtype, owner=OWNER)
         ranks = (2, 2, 1, 1)
         events = [(w, k) for layer in weights for w, k in zip(layer, ranks, strict=False)]
         leading = _join_particles(particle_shape(events), x.shape[:-3])
         flat = [LayerWeights(*map(flatten_particles, layer, ranks)) for layer in weights]
         state = self._initial_state(hx, x, num_sequences)
         for name, part in zip(self.state_names, state, strict=True):
-            check_dtype(name, part, dtype)
+            check_dtype(name, part, dtype, owner=OWNER)
         output, last = recurrent(
             self.mode,
             flatten_particles(x, 3),

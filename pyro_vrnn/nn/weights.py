@@ -18,6 +18,7 @@ from pyro_vrnn.shapes import check_finite, check_shape, shape_text
 
 Prior = float | Tensor | Mapping[str, float | Tensor]
 PRIOR_DEFAULTS = {"scale": 1.0, "loc": 0.0}
+OWNER = "the module and its guide"  # what has the dtype of the weights
 
 
 class WeightModule(PyroModule):

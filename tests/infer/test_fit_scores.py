@@ -60,7 +60,7 @@ def test_scores_are_recorded_and_the_best_epoch_is_restored(
 
 
 def test_patience_looks_at_the_monitored_score() -> None:
-    model = vrnn.models.SequenceRegression(vrnn.nn.GRU(2, 4), 1)
+    model = vrnn.models.SequenceRegression(vrnn.nn.GRU(2, 4), 1, num_data=8)
     guide = vrnn.infer.AutoSpikeAndSlab(model)
     scores = Scores("bits", [2.0, 3.0, 4.0, 1.0], guide)
     result = fit(

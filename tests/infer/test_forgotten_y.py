@@ -75,6 +75,7 @@ def test_fit(make, elbo, guide):
 
 def test_a_later_batch():
     model, guide = built(MODELS["regression"])
+    model.num_data = 2 * len(X)
     with pytest.raises(ValueError, match=HINT) as error:
         fit(model, guide, [(X, Y), (X,)], num_epochs=1, progress=False,
             optimizer=partial(torch.optim.Adam, lr=0.01))  # fmt: skip

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from functools import partial
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Predictive, TraceMeanField_ELBO
 
 import pyro_vrnn as vrnn
-from tests.infer.cases import small
+from pyro_vrnn.distributions import WeightSite
+from tests.infer.cases import by_hand, small, weight
 
 Guide = vrnn.infer.AutoSpikeAndSlab
 settings = pytest.mark.parametrize("local", [False, True], ids=["global-store", "module-local"])
@@ -184,6 +187,43 @@ def test_state_of_another_distribution_is_refused(options, message):
     with pytest.raises(RuntimeError, match=message):
         guide.load_state_dict(other.state_dict())
     assert_equal(guide.mean(), before)
+
+
+@pytest.mark.parametrize("call", ["mean", "median", "__call__"])
+def test_a_guide_that_was_never_called(call):
+    model, x, y = small()
+    guide = Guide(model)
+    message = (
+        r"^Expected a guide that has its sites, got one that was never called: first call the "
+        r"guide once with the model's arguments, observations included\.$"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        getattr(guide, call)()
+    getattr(guide, call)(x, y)
+    getattr(guide, call)()
+
+
+def without_arguments():
+    w = weight("w", (5, 8), WeightSite("weight_ih"))
+    pyro.sample("obs", dist.Normal(w.sum(), 1.0), obs=torch.tensor(0.0))
+
+
+@pytest.mark.parametrize("bound", [False, True], ids=["none", "bound"])
+def test_a_model_may_need_no_arguments(bound):
+    model = partial(by_hand, torch.zeros(3, 4, 8), torch.zeros(3)) if bound else without_arguments
+    blocks = {"head": (1,)} if bound else None
+    assert Guide(model, block_shapes=blocks).mean()
+
+
+@pytest.mark.parametrize("moved", ["model", "guide"])
+def test_a_dtype_of_the_model_or_the_guide_alone(moved):
+    model, x, y = small(dtype=torch.float32)
+    guide = Guide(model)
+    guide(x, y)
+    {"model": model, "guide": guide}[moved].double()
+    with pytest.raises(TypeError, match=r"or the module and its guide with \.to\(torch\.float"):
+        vrnn.infer.predict(model, guide, x.to(model.rnn.factory_kwargs["dtype"]), num_samples=2,
+                           progress=False)  # fmt: skip
 
 
 def test_state_of_another_kind_of_guide_is_refused():

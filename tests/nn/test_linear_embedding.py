@@ -61,7 +61,7 @@ def test_linear_read_inside_a_plate():
 DTYPES = {
     "double": (
         torch.float64,
-        r"input\.to\(torch.float32\), or the module with \.to\(torch.float64",
+        r"input\.to\(torch.float32\), or the module and its guide with \.to\(torch.float64",
     ),
     "int": (torch.int64, r"torch.int64: convert it with input\.to\(torch.float32\)\.$"),
 }
