@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.speed_timing import (
     GATES,
@@ -81,17 +82,24 @@ class Layer:
         """Drop all gradients."""
         fresh_grads([self.x, self.own_x, *self.leaves, *self.module.parameters()])
 
-    def reference(self) -> Tensor:
-        """Run torch's, forward and backward."""
+    def reference(self, lengths: Tensor | None = None) -> Tensor:
+        """Run torch's, forward and backward; packed, with lengths."""
         fresh_grads([self.x, *self.module.parameters()])
-        output = self.module(self.x)[0]
+        if lengths is None:
+            output = self.module(self.x)[0]
+        else:
+            packed = pack_padded_sequence(self.x, lengths, enforce_sorted=False)
+            output = pad_packed_sequence(self.module(packed)[0], total_length=self.shape[0])[0]
         output.backward(self.into)
         return output
 
-    def run(self, weights: LayerWeights, path: str = "auto") -> Tensor:
+    def run(
+        self, weights: LayerWeights, path: str = "auto", lengths: Tensor | None = None
+    ) -> Tensor:
         """Run ours, forward and backward."""
         fresh_grads([self.own_x, *self.leaves])
-        output, _ = recurrent(ops_mode(self.mode), self.own_x, self.state(), [weights], path=path)
+        mode = ops_mode(self.mode)
+        output, _ = recurrent(mode, self.own_x, self.state(), [weights], path=path, lengths=lengths)
         output.backward(self.into)
         return output
 
@@ -115,6 +123,20 @@ def _measure_layer(
     found = compare(setting, layer.reference, partial(layer.run, weights, path))
     noisy = layer_products(mode, shape, noise=variant == "noise")
     return with_counts(setting, found, layer_products(mode, shape), noisy)
+
+
+def _measure_lengths(setting: Setting, mode: str, shape: Shape) -> dict[str, Any]:
+    layer = Layer(mode, shape, setting.device)
+    weights, steps = layer.masked("batch"), shape[0]
+    lengths = torch.randint(steps // 4, steps + 1, shape[1:2])
+    output, expected = layer.run(weights, lengths=lengths), layer.reference(lengths)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+    found = compare(
+        setting, partial(layer.reference, lengths), partial(layer.run, weights, lengths=lengths)
+    )
+    share = float(lengths.sum()) / (steps * shape[1])
+    count = share * layer_products(mode, shape)
+    return with_counts(setting, found, count, count)
 
 
 def draw_program(layer: Layer, scope: str, noise: bool) -> Callable[[], LayerWeights]:
@@ -213,7 +235,11 @@ def cases(setting: Setting) -> Iterator[Case]:
                 target = None if variant == "tied" else _target(variant, shape)
                 measure = partial(_measure_layer, mode=mode, variant=variant, shape=shape)
                 yield Case("layer", f"{mode}, {text}", sizes(shape), target, measure, f"nn.{mode}")
-            if mode != "RNN":  # what no generated code costs
+            if mode != "RNN":
+                measure = partial(_measure_lengths, mode=mode, shape=shape)
+                what, reference = f"{mode}, batch scope, lengths", f"nn.{mode}, packed"
+                yield Case("layer", what, sizes(shape), 1.05, measure, reference)
+                # What no generated code costs.
                 measure = partial(
                     _measure_layer, mode=mode, variant="untied", shape=shape, path="unrolled"
                 )

@@ -19,18 +19,24 @@ GENERATED = {"compiled": "compiled code", "triton": "Triton kernels"}  # made at
 
 
 def choose_path(
-    mode: str, x: Tensor, state: State, weights: Sequence[LayerWeights], kind: str
+    mode: str,
+    x: Tensor,
+    state: State,
+    weights: Sequence[LayerWeights],
+    kind: str,
+    *,
+    has_lengths: bool = False,
 ) -> tuple[str, str]:
     """
     Return the fastest path, and in words why it is not generated code where that would be faster.
 
-    On a CPU that is compiled code, but for an LSTM with matrices, which oneDNN runs. Elsewhere it
-    is Triton, but for matrices, which cuDNN runs.
+    On a CPU that is compiled code, but for an LSTM with matrices and sequences of one length, which
+    oneDNN runs. Elsewhere it is Triton, but for matrices, which cuDNN runs.
 
     :param str kind: ``"one weight"``, ``"masks"`` or ``"particles"``.
     """
     plain, on_cpu = kind == "one weight", x.device.type == "cpu"
-    if plain and (not on_cpu or mode == "LSTM"):
+    if plain and (not on_cpu or (mode == "LSTM" and not has_lengths)):
         return "fused", ""
     path = "compiled" if on_cpu else "triton"
     reason = why_not(path, x, state, weights)

@@ -97,8 +97,9 @@ def recurrent(
         )
     if path == "auto":
         kind = "masks" if masked else "particles" if particles else "one weight"
-        path, because = choose_path(mode, x, state, weights, kind)
-        _log_path(mode, path, kind, because)
+        with_lengths = lengths is not None
+        path, because = choose_path(mode, x, state, weights, kind, has_lengths=with_lengths)
+        _log_path(mode, path, kind + " and lengths" * with_lengths, because)
     elif path in GENERATED and (reason := why_not(path, x, state, weights)):
         raise RuntimeError(f"Expected {GENERATED[path]} for path='{path}', got none: {reason}.")
     if path == "fused":

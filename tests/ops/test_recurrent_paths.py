@@ -282,6 +282,7 @@ def taken(monkeypatch):
 
 FAST = [  # mode, kind, whether a gradient is asked for, path
     ("LSTM", "untied", True, "compiled"),
+    ("LSTM", "plain, lengths", True, "compiled"),
     ("LSTM", "particles", False, "compiled"),
     ("LSTM", "plain", True, "fused"),
     ("GRU", "plain", True, "compiled"),
@@ -293,10 +294,11 @@ FAST = [  # mode, kind, whether a gradient is asked for, path
 def test_auto_takes_the_fast_path_and_logs_it_once(mode, kind, grad, fast, taken, caplog):
     if shutil.which("cc") is None and fast == "compiled":
         pytest.skip("no C compiler on this machine")
-    case = Case(mode, kind)
+    case = Case(mode, kind.removesuffix(", lengths"))
+    lengths = torch.tensor([2, 5, 3]) if kind.endswith("lengths") else None
     with caplog.at_level(logging.INFO, logger=module.__name__), torch.set_grad_enabled(grad):
-        case.forward("auto")
-        case.forward("auto")
+        case.forward("auto", lengths)
+        case.forward("auto", lengths)
     assert taken == [fast] * 2
     assert [r.getMessage().endswith(f"the {fast} path") for r in caplog.records] == [True]
 
