@@ -21,8 +21,6 @@ from typing import Any
 import triton
 import triton.language as tl
 
-RNN_TANH, RNN_RELU, LSTM, GRU = range(4)
-
 
 def _kernel(function: Callable[..., Any]) -> Any:
     """
@@ -47,6 +45,17 @@ def _tanh(x):
     return tl.where(x < 0, -y, y)
 
 
+@triton.jit
+def _numbers(size, hidden, BLOCK: tl.constexpr):
+    """Return a program's particle, its places in a state, and their sequences and units."""
+    blocks = tl.cdiv(size, BLOCK)
+    s = tl.program_id(0) // blocks
+    i = (tl.program_id(0) - s * blocks) * BLOCK + tl.arange(0, BLOCK)
+    n = i // hidden
+    # What s and n are multiplied by may take them out of 32 bits.
+    return s.to(tl.int64), i, n.to(tl.int64), i - n * hidden
+
+
 @_kernel
 def forward_step(
     rows,  # (*, t, N, G*H), from the input
@@ -69,24 +78,19 @@ def forward_step(
 ):  # fmt: skip
     """Run the elementwise part of one step; see the comments on its arguments."""
     size = sequences * hidden
-    blocks = tl.cdiv(size, BLOCK)
-    s = tl.program_id(0) // blocks
-    i = (tl.program_id(0) - s * blocks) * BLOCK + tl.arange(0, BLOCK)
+    s, i, n, j = _numbers(size, hidden, BLOCK)
     inside = i < size
-    n = i // hidden
-    j = i - n * hidden
-    # What is multiplied below may leave 32 bits.
-    s, n, gate = s.to(tl.int64), n.to(tl.int64), gate.to(tl.int64)
     at = s * size + i
     runs = n < active
+    gate = gate.to(tl.int64)
     was = tl.load(h + old + at, mask=inside)
     x = rows + row + s * rows_s + n * (GATES * hidden) + j
     p = product + s * product_s + n * product_row + j
     first = tl.load(x, mask=inside)
     of_first = tl.load(p, mask=inside)
-    if MODE == 0:
+    if MODE == "RNN_TANH":
         value = _tanh(first + of_first)
-    elif MODE == 1:
+    elif MODE == "RNN_RELU":
         value = first + of_first
         value = tl.where(value < 0, 0.0, value)  # and not a maximum: NaN stays
     else:
@@ -95,7 +99,7 @@ def forward_step(
         of_third = tl.load(p + 2 * product_gate, mask=inside)
         first = _sigmoid(first + of_first)
         second = _sigmoid(second)
-        if MODE == 2:
+        if MODE == "LSTM":
             fourth = tl.load(x + 3 * hidden, mask=inside)
             fourth = _sigmoid(fourth + tl.load(p + 3 * product_gate, mask=inside))
             third = _tanh(third + of_third)
@@ -149,16 +153,11 @@ def backward_step(
 ):  # fmt: skip
     """Run the elementwise part of one step backward; see the comments on its arguments."""
     size = sequences * hidden
-    blocks = tl.cdiv(size, BLOCK)
-    s = tl.program_id(0) // blocks
-    i = (tl.program_id(0) - s * blocks) * BLOCK + tl.arange(0, BLOCK)
+    s, i, n, j = _numbers(size, hidden, BLOCK)
     inside = i < size
-    n = i // hidden
-    j = i - n * hidden
-    # What is multiplied below may leave 32 bits.
-    s, n, gate = s.to(tl.int64), n.to(tl.int64), gate.to(tl.int64)
     at = s * size + i
     runs = n < active
+    gate = gate.to(tl.int64)
     dh = tl.load(to_h + at, mask=inside)
     if MASKS == 0:
         dh += tl.load(parts + at, mask=inside)
@@ -172,16 +171,16 @@ def backward_step(
     into = rows + row + s * rows_s + n * (GATES * hidden) + j
     value = tl.load(h + new + at, mask=inside)
     left = tl.zeros_like(dh)  # of the gradient, beside the product
-    if MODE == 0:
+    if MODE == "RNN_TANH":
         tl.store(into, tl.where(runs, dh * (1.0 - value * value), 0.0), mask=inside)
-    elif MODE == 1:
+    elif MODE == "RNN_RELU":
         tl.store(into, tl.where(runs & (value > 0), dh, 0.0), mask=inside)
     else:
         kept = gates + gate_step + at
         first = tl.load(kept, mask=inside)
         second = tl.load(kept + gate, mask=inside)
         third = tl.load(kept + 2 * gate, mask=inside)
-        if MODE == 2:
+        if MODE == "LSTM":
             fourth = tl.load(kept + 3 * gate, mask=inside)
             c_was = tl.load(extra + extra_old + at, mask=inside)
             through = _tanh(tl.load(extra + extra_new + at, mask=inside))

@@ -34,11 +34,7 @@ class TritonSteps:
     """
     The steps of a layer; see :class:`~pyro_vrnn.ops.layer_steps.LayerSteps`.
 
-    :param str mode: of the layer.
-    :param loc: ``(G*H, H)``, or ``(S, G*H, H)`` for S particles.
-    :param mask: ``(K, N, H)``, contiguous, or None.
-    :param noise: ``(G*H, H)``, or None.
-    :param int particles: S, or 0.
+    Parameters are those of :class:`~pyro_vrnn.ops.compiled_steps.CompiledSteps`.
     """
 
     def __init__(
@@ -55,7 +51,7 @@ class TritonSteps:
             parts = [w.unflatten(0, (self._groups, -1)) for w in (loc, noise) if w is not None]
             self._weight = parts[0] if len(parts) == 1 else torch.cat(parts, -1)  # (K, F, C)
         self._constants = {
-            "MODE": getattr(kernels(), mode),
+            "MODE": mode,
             "GATES": self._gates,
             "MASKS": 0 if mask is None else self._groups,
             "NOISE": int(self._has_noise),

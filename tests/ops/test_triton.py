@@ -43,7 +43,7 @@ def compile_all(dtype):
             sorted(variants), (kernels.forward_step, kernels.backward_step)
         ):
             constants = {
-                "MODE": getattr(kernels, mode), "GATES": gates, "MASKS": masks,
+                "MODE": mode, "GATES": gates, "MASKS": masks,
                 "NOISE": noise, "BLOCK": 128, "KEEPS": flag, "BIAS": flag, "OUTPUTS": flag,
             }  # fmt: skip
             signature = {
