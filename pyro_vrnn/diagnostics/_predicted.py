@@ -56,12 +56,13 @@ def read_forecasts(
     else:
         draws = number_array("predicted", predicted, WHAT)
     observed = number_array("y", _given(y))
+    given = observed.shape
     if observed.ndim == 1 and draws.ndim == 2:
         observed, draws = observed[:, None], draws[..., None]
     if observed.ndim != 2 or draws.ndim != 3 or draws.shape[1:] != observed.shape:
         raise ValueError(
             "Expected y of shape (R, H) or (R,) and draws of shape (S, *y.shape), got "
-            f"{shape_text(np.shape(number_array('y', y)))} and {shape_text(draws.shape)}."
+            f"{shape_text(given)} and {shape_text(draws.shape)}."
         )
     return observed.astype(np.float64), draws.astype(np.float64)
 
@@ -86,8 +87,10 @@ def read_probs(predicted: Any, y: Any, group: str, var_name: str, logits: str) -
         probs, num_samples = number_array("predicted", predicted.probs), predicted.num_samples
     else:
         probs = number_array("predicted", predicted, WHAT)
-        num_samples = len(probs) if probs.ndim == number_array("y", _given(y)).ndim + 2 else None
-    return Probabilities(number_array("y", _given(y)), np.asarray(probs), num_samples)
+    ids = number_array("y", _given(y))
+    if num_samples is None and probs.ndim == ids.ndim + 2:
+        num_samples = len(probs)
+    return Probabilities(ids, np.asarray(probs), num_samples)
 
 
 def is_arviz(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from pyro_vrnn.infer.pairs import check_pair
 from pyro_vrnn.infer.training_state import flatten_state, restore_state
 from pyro_vrnn.infer.weight_guide import AutoWeightGuide
 from pyro_vrnn.nn.weights import WeightModule
-from pyro_vrnn.runs import versions
+from pyro_vrnn.runs import lent_generators, versions
 from pyro_vrnn.shapes import shape_text
 
 FORMAT, VERSION = "pyro_vrnn posterior", 1
@@ -117,7 +116,7 @@ def _check_whole(
     """Refuse the guide of a part of the model, such as one in an AutoGuideList."""
     device = _device(model)
     args, kwargs = _inputs(inputs, device)
-    with _generators_left(device), evaluating(model):
+    with lent_generators(), evaluating(model):
         missing = [name for name in _latents(model, args, kwargs) if name not in guide.sites]
     if missing:
         raise ValueError(
@@ -180,7 +179,7 @@ def load_posterior(
         model = build_model(archive.facts["model"], state)
     device = _device(model)
     args, kwargs = _inputs(archive.facts["inputs"], device)
-    with _generators_left(device):
+    with lent_generators():
         _check_sites(model, sites, args, kwargs)
         guide = make_guide(
             model, init_loc_fn=lambda site: archive.tensors[site["name"] + ".loc"], **options
@@ -311,10 +310,6 @@ def _parse(
         factor = guide_class.factor_name
         options[factor] = {name: getattr(site, factor) for name, site in sites.items()}
     return guide_class, options, sites
-
-
-def _generators_left(device: torch.device) -> AbstractContextManager[None]:
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _latents(

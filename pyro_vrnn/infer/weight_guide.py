@@ -355,7 +355,7 @@ def _needs_arguments(model: Callable[..., Any]) -> bool:
     except TypeError:
         return True
     except ValueError:  # nothing is known
-        return False
+        pass
     return False
 
 
