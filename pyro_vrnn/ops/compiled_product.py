@@ -1,4 +1,4 @@
-"""Products for all steps at once in compiled code, ``csrc/products.c``: masks and noise in."""
+"""Gradients of products for all steps in compiled code, ``csrc/products.c``: masks and noise in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from pyro_vrnn.ops.compiled import (
-    PackedWeight,
-    call,
-    functions,
-    num_threads,
-    on_large_pages,
-    pointer,
-)
+from pyro_vrnn.ops.compiled import call, functions, num_threads, on_large_pages, pointer
 from pyro_vrnn.ops.products import WeightGrads
 from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.weights import MaskedWeight
@@ -26,16 +19,20 @@ class _Product(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_long) for name in ("rows", "sequences", "columns", "width")),
         *((name, ctypes.c_long) for name in ("groups", "threads")),
-        *((name, ctypes.c_void_p) for name in ("mask", "x", "gates", "loc", "noise", "bias")),
+        *((name, ctypes.c_void_p) for name in ("mask", "x", "gates", "loc", "noise")),
         *((name, ctypes.c_void_p) for name in ("for_x", "for_loc", "for_noise")),
         *((name, ctypes.c_long) for name in ("particles", "next_x", "next_gates", "next_loc")),
-        *((name, ctypes.c_long) for name in ("next_bias", "next_for_x")),
+        ("next_for_x", ctypes.c_long),
     ]
     held: Tensor | None = None  # what it points to and nobody else keeps
 
 
 class CompiledProduct:
-    """As :class:`~pyro_vrnn.ops.products.MaskedProduct`, without the products of single steps."""
+    """
+    The gradients of :class:`~pyro_vrnn.ops.products.MaskedProduct`.
+
+    Forward, products are made in the steps.
+    """
 
     def __init__(self, weight: Tensor | MaskedWeight) -> None:
         mask, noise = None, None
@@ -44,23 +41,8 @@ class CompiledProduct:
         assert not isinstance(noise, SpannedNoise)
         self._loc, self.noise = weight, noise
         self.mask = None if mask is None else mask.transpose(0, 1).contiguous()  # (K, N, D)
-        masks = 1 if mask is None else mask.shape[1]
-        self._weight = PackedWeight(weight, noise, row_parts=masks)
         self._lib = functions(self._loc.dtype)
         assert self._lib.vrnn_product_size() == ctypes.sizeof(_Product)
-
-    def fill(
-        self,
-        x: Tensor,  # (t, N, D)
-        out: Tensor,  # (t, N, G*H), contiguous; written over
-        bias: Tensor | None,  # (G*H,)
-    ) -> None:
-        """Write the product for all steps."""
-        x = x.contiguous()
-        product = self._product(x, out)
-        product.loc, product.noise = self._weight.pointers(columns=False)
-        product.x, product.bias = pointer(x), pointer(bias)
-        call(self._lib.vrnn_fill, product)
 
     def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (t, N, G*H), (t, N, D)
         """Write the input's gradient from the rows' for all steps; both are contiguous."""
@@ -90,10 +72,6 @@ class CompiledProduct:
         call(self._lib.vrnn_weight_grad, product)
         return loc, noise
 
-    def release(self) -> None:
-        """Give back the packed weights."""
-        self._weight.release()
-
     def _product(self, x: Tensor, rows: Tensor) -> _Product:
         num_steps, num_sequences, columns = x.shape
         return _Product(
@@ -109,24 +87,11 @@ class CompiledProduct:
 
 
 class CompiledBatch:
-    """As :class:`~pyro_vrnn.ops.products.BatchedProduct`, for weights of each particle."""
+    """Those of :class:`~pyro_vrnn.ops.products.BatchedProduct`, for weights of each particle."""
 
     def __init__(self, weight: Tensor) -> None:  # (S, F, D)
         self._weight = weight.contiguous()
         self._lib = functions(weight.dtype)
-
-    def fill(
-        self,
-        x: Tensor,  # (t, N, D) or (S, t, N, D)
-        out: Tensor,  # (S, t, N, F), contiguous; written over
-        bias: Tensor | None,  # (F,) or (S, F)
-    ) -> None:
-        """Write the product for all steps."""
-        bias = None if bias is None else bias.contiguous()
-        product = self._product(x, out)
-        product.bias = pointer(bias)
-        product.next_bias = bias.shape[-1] if bias is not None and bias.dim() == 2 else 0
-        call(self._lib.vrnn_fill, product)
 
     def input_grad(self, rows: Tensor, out: Tensor) -> None:  # (S, t, N, F)
         """Write the input's gradient for all steps, (t, N, D) or (S, t, N, D)."""
@@ -150,9 +115,6 @@ class CompiledBatch:
         product.for_loc = pointer(grad)
         call(self._lib.vrnn_weight_grad, product)
         return grad, None
-
-    def release(self) -> None:
-        """Do nothing: weights are packed when a particle's turn comes."""
 
     def _product(self, x: Tensor, rows: Tensor) -> _Product:
         x, rows_of_one = x.contiguous(), rows[0]

@@ -8,9 +8,25 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, StepProduct, Steps
 
+Parts = tuple[Tensor, Tensor | None, Tensor | None]
+"""
+A weight: loc ``(F, D)``, its mask ``(K, N, D)``, contiguous, or None, and its noise ``(F, D)`` or
+None; or loc ``(S, F, D)`` alone, of S particles.
+"""
+
 
 class LayerSteps(Protocol):
-    """The steps of one layer, whose recurrent weight it knows."""
+    """The way back through the steps of one layer, whose recurrent weight it knows."""
+
+    def backward(self, piece: Piece, states: list[Tensor]) -> None:
+        """Run the steps of a piece backward; ``states``: gradients of the state, written over."""
+
+    def release(self) -> None:
+        """Give back what the steps hold of the weights."""
+
+
+class WindowSteps(LayerSteps, Protocol):
+    """Steps that forward are given the input's product, some steps at a time."""
 
     def forward(
         self,
@@ -23,12 +39,6 @@ class LayerSteps(Protocol):
         bias_n: Tensor | None,  # of a GRU, (1, H) or (S, 1, H)
     ) -> None:
         """Run the steps of a window: write gates, h and extra."""
-
-    def backward(self, piece: Piece, states: list[Tensor]) -> None:
-        """Run the steps of a piece backward; ``states``: gradients of the state, written over."""
-
-    def release(self) -> None:
-        """Give back what the steps hold of the weights."""
 
 
 class PlainSteps:

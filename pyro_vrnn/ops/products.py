@@ -20,11 +20,8 @@ from pyro_vrnn.ops.weights import MaskedWeight
 WeightGrads = tuple[Tensor, Tensor | None]  # of loc and of noise
 
 
-class Product(Protocol):
-    """Products with one weight for all steps."""
-
-    def fill(self, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
-        """Write the product of all steps."""
+class ProductGrads(Protocol):
+    """Gradients of the product with one weight for all steps."""
 
     def input_grad(self, rows: Tensor, out: Tensor) -> None:
         """Write the input's gradient from the rows' for all steps."""
@@ -34,6 +31,13 @@ class Product(Protocol):
 
     def weight_grad(self, left: Tensor, x: Tensor, *, noise_too: bool) -> WeightGrads:
         """Return the gradients of loc and noise, from products over all steps."""
+
+
+class Product(ProductGrads, Protocol):
+    """The product with one weight for all steps, and its gradients."""
+
+    def fill(self, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
+        """Write the product of all steps."""
 
     def release(self) -> None:
         """Give back what is held of the weights, laid out."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_vrnn.ops.cell_kernels import Piece, Step, Steps
 from pyro_vrnn.ops.cells import GATES
+from pyro_vrnn.ops.layer_steps import Parts
 
 _BLOCK = 128  # numbers of a state for each program
 
@@ -32,14 +33,13 @@ def kernels() -> Any:
 
 class TritonSteps:
     """
-    The steps of a layer; see :class:`~pyro_vrnn.ops.layer_steps.LayerSteps`.
+    The steps of a layer; see :class:`~pyro_vrnn.ops.layer_steps.WindowSteps`.
 
     Parameters are those of :class:`~pyro_vrnn.ops.compiled_steps.CompiledSteps`.
     """
 
-    def __init__(
-        self, mode: str, loc: Tensor, mask: Tensor | None, noise: Tensor | None, particles: int
-    ) -> None:
+    def __init__(self, mode: str, recurrent: Parts, particles: int) -> None:
+        loc, mask, noise = recurrent
         self._mode, self._gates, self._hidden = mode, GATES[mode], loc.shape[-1]
         self._mask, self._particles = mask, particles
         self._has_noise = noise is not None

@@ -19,7 +19,8 @@ from torch import Tensor
 from pyro_vrnn.ops.cell_kernels import KERNELS, Piece, Steps, gate_major
 from pyro_vrnn.ops.cells import State
 from pyro_vrnn.ops.layer_shapes import check_layer
-from pyro_vrnn.ops.products import Product
+from pyro_vrnn.ops.layer_steps import WindowSteps
+from pyro_vrnn.ops.products import Product, ProductGrads
 from pyro_vrnn.ops.reference import still_running
 from pyro_vrnn.ops.second_order import differentiable_grads
 from pyro_vrnn.ops.spanned import SpannedNoise
@@ -144,23 +145,18 @@ class _Unrolled(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         steps, hidden = layer.steps, weight_hh.shape[-1]
         leading = (layer.particles,) if layer.particles else ()
-        h = x.new_empty(steps.num_steps + 1, *leading, steps.num_sequences, hidden)
+        h = layer.new(x, steps.num_steps + 1, *leading, steps.num_sequences, hidden)
         h[steps.first] = state[0]
         extra, gates = layer.extra(h, state), layer.gates(h)
         from_input = layer.product(weight_ih, mask_ih, noise_ih)
         recurrent = layer.product(weight_hh, mask_hh, noise_hh)
-        bias, bias_n = layer.biases(bias_ih, bias_hh, hidden)
-        run = layer.steps_with(recurrent, weight_hh)
-        rows = layer.rows(x, hidden, 1)
-        windows = layer.pieces(rows)
-        for window in windows:
-            num_steps = window.stop - window.start
-            if rows.shape[-3] != num_steps:
-                rows = layer.rows(x, hidden, num_steps)
-            from_input.fill(x.narrow(-3, window.start, num_steps), rows, bias)
-            if window == windows[-1]:
-                from_input.release()
-            run.forward(steps, window, rows, gates, h, extra, bias_n)
+        biases = layer.biases(bias_ih, bias_hh, hidden)
+        if layer.compiled:
+            run = layer.compiled_steps(recurrent, weight_hh)
+            run.forward(steps, x, layer.parts(from_input, weight_ih), biases, gates, h, extra)
+        else:
+            by_window = layer.window_steps(recurrent, weight_hh)
+            _run_windows(layer, by_window, x, from_input, biases, gates, h, extra)
         if layer.save:
             ctx.set_materialize_grads(False)
             ctx.layer = layer
@@ -184,6 +180,30 @@ class _Unrolled(torch.autograd.Function):
         backward = _Backward(ctx.layer, saved, grads, needs)
         with torch.autocast(backward.h.device.type, enabled=False):
             return None, *backward.run()
+
+
+def _run_windows(
+    layer: UnrolledLayer,
+    run: WindowSteps,
+    x: Tensor,
+    from_input: Product,
+    biases: tuple[Tensor | None, Tensor | None],
+    gates: Tensor | None,
+    h: Tensor,
+    extra: Tensor | None,
+) -> None:
+    """Run forward, with the input's product made right before the steps that it is for."""
+    bias, bias_n = biases
+    rows = layer.rows(x, h.shape[-1], 1)
+    windows = layer.pieces(rows)
+    for window in windows:
+        num_steps = window.stop - window.start
+        if rows.shape[-3] != num_steps:
+            rows = layer.rows(x, h.shape[-1], num_steps)
+        from_input.fill(x.narrow(-3, window.start, num_steps), rows, bias)
+        if window == windows[-1]:
+            from_input.release()
+        run.forward(layer.steps, window, rows, gates, h, extra, bias_n)
 
 
 def _has_memory(grad: Tensor | None) -> bool:
@@ -304,7 +324,7 @@ class _Sums:
     def add_weights(
         self,
         name: str,
-        product: Product,
+        product: ProductGrads,
         rows: Tensor,
         x: Tensor,
         needs: Sequence[bool],  # of loc, mask and noise

@@ -13,7 +13,7 @@ from pyro_vrnn.ops.cells import GATES, State
 from pyro_vrnn.ops.compiled import on_large_pages
 from pyro_vrnn.ops.compiled_product import CompiledBatch, CompiledProduct
 from pyro_vrnn.ops.compiled_steps import CompiledSteps
-from pyro_vrnn.ops.layer_steps import LayerSteps, PlainSteps
+from pyro_vrnn.ops.layer_steps import LayerSteps, Parts, PlainSteps, WindowSteps
 from pyro_vrnn.ops.products import BatchedProduct, MaskedProduct, SpannedProduct
 from pyro_vrnn.ops.spanned import SpannedNoise
 from pyro_vrnn.ops.triton_steps import TritonSteps
@@ -58,14 +58,24 @@ class UnrolledLayer:
         whole = weight if mask is None else MaskedWeight(weight, mask, noise)
         return CompiledProduct(whole) if self.compiled else MaskedProduct(whole)
 
-    def steps_with(self, product: Any, weight: Tensor) -> LayerSteps:
-        """Return who runs the steps with the recurrent weight."""
+    def parts(self, product: Any, weight: Tensor) -> Parts:
+        """Return a weight of :meth:`product` as steps take it."""
+        return (weight, None, None) if self.particles else (weight, product.mask, product.noise)
+
+    def compiled_steps(self, product: Any, weight: Tensor) -> CompiledSteps:
+        """Return compiled steps with the recurrent weight."""
+        return CompiledSteps(self.mode, self.parts(product, weight), self.particles)
+
+    def window_steps(self, product: Any, weight: Tensor) -> WindowSteps:
+        """Return other steps with it."""
         if self.path == "unrolled":
             return PlainSteps(self.mode, product)
-        steps = CompiledSteps if self.compiled else TritonSteps
-        if self.particles:
-            return steps(self.mode, weight, None, None, self.particles)
-        return steps(self.mode, weight, product.mask, product.noise, 0)
+        return TritonSteps(self.mode, self.parts(product, weight), self.particles)
+
+    def steps_with(self, product: Any, weight: Tensor) -> LayerSteps:
+        """Return who runs the steps with the recurrent weight."""
+        steps = self.compiled_steps if self.compiled else self.window_steps
+        return steps(product, weight)
 
     def windows(self, rows: Tensor) -> list[slice]:
         """Cut the steps by the size of their ``rows``, in the order of the recurrence."""
@@ -87,16 +97,17 @@ class UnrolledLayer:
         """Return memory for gates, ``(*, t, N, G*H)``."""
         leading = (self.particles,) if self.particles else ()
         shape = (num_steps, self.steps.num_sequences, self.num_gates * hidden)
-        return self._new(like, *leading, *shape)
+        return self.new(like, *leading, *shape)
 
-    def _new(self, like: Tensor, *shape: int) -> Tensor:
+    def new(self, like: Tensor, *shape: int) -> Tensor:
+        """Return memory that nothing was written to."""
         new = like.new_empty(*shape)
         return on_large_pages(new) if self.compiled else new
 
     def gates(self, h: Tensor) -> Tensor | None:
         """Return room for the activated gates: of all steps, of one after the other, or none."""
         if KERNELS[self.mode].keeps_gates and self.save:
-            return self._new(h, self.num_gates, self.steps.num_steps, *h.shape[1:])
+            return self.new(h, self.num_gates, self.steps.num_steps, *h.shape[1:])
         if KERNELS[self.mode].keeps_gates and self.path == "unrolled":
             return h.new_empty(self.num_gates, 1, *h.shape[1:])
         return None

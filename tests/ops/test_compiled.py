@@ -69,6 +69,18 @@ def test_threads_change_no_bit(mode, kind, hidden, threads):
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
+@modes
+@pytest.mark.parametrize("kind", ["untied", "plain", "particles"])
+@pytest.mark.parametrize("where", ["everywhere", "in some sequences"])
+def test_starts_at_zero(mode, kind, where, dtype):
+    """There is no product with a state of 0."""
+    case = Case(mode, kind, dtype, sizes=(5, 60, 3, 18, 2), noise=True, two_way=True)
+    with torch.no_grad():
+        for state in case.state:
+            state[..., : 50 if where == "in some sequences" else None, :] = 0
+    compare("compiled", case, dtype, torch.arange(60) % 5 + 1)
+
+
 def strided(x):
     """Return the same numbers with other gaps and another order of dims in memory."""
     dims = list(range(x.dim()))[::-1]
@@ -162,6 +174,7 @@ def test_huge_and_undefined_numbers(mode, dtype):
 @pytest.mark.parametrize(
     ("structure", "source", "name"),
     [
+        (compiled_steps._Weight, "cells.h", "Weight"),
         (compiled_steps._Layer, "cells.h", "Layer"),
         (compiled_product._Product, "products.c", "Product"),
     ],
@@ -172,8 +185,9 @@ def test_structures_are_those_of_the_c_code(structure, source, name):
     body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
     fields = []
     for declaration in body.split(";")[:-1]:
-        kind = ctypes.c_void_p if "*" in declaration else ctypes.c_long
-        names = re.sub(r"\b(const|long|real)\b|\*", "", declaration).split(",")
+        of_values = compiled_steps._Weight if "Weight" in declaration else ctypes.c_long
+        kind = ctypes.c_void_p if "*" in declaration else of_values
+        names = re.sub(r"\b(const|long|real|Weight)\b|\*", "", declaration).split(",")
         fields += [(field.strip(), kind) for field in names]
     assert fields == structure._fields_
 

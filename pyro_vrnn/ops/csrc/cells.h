@@ -8,29 +8,42 @@
 
 #define MAX_GATES 4
 
-/* A layer. Sizes and strides count numbers, not bytes. */
+/* Sizes and strides count numbers, not bytes. */
+
+typedef struct {
+    long depth;        /* D */
+    long groups;       /* masks of a sequence: 0, 1 or one for each gate */
+    long next;         /* from a particle's weight, not packed, to the next one's; 0: all share it */
+    const real *loc;   /* (G*H, D), packed if it is for all particles */
+    const real *noise; /* likewise, packed, or null */
+    const real *mask;  /* (groups, N, D) */
+} Weight;
+
+/* A layer. */
 
 enum { RNN_TANH, RNN_RELU, LSTM, GRU };
 
 typedef struct {
     long mode, gates, hidden, sequences, particles;
     long start, stop, reverse; /* steps, in the order of time */
-    long groups;               /* masks of a sequence: 0, 1 or one for each gate */
     long threads;
-    const long *active;    /* (T,) sequences still running, or null for all */
-    const real *loc;       /* packed if it is for all particles */
-    const real *noise;     /* packed, or null */
-    long particle_weights; /* from a particle's weights, not packed, to the next one's; or 0 */
-    const real *mask;      /* (groups, N, H) */
-    real *rows;            /* (S, t, N, G*H): pre-activations; backward their gradient */
-    long particle_rows;    /* from a particle's rows to the next one's */
-    real *kept;            /* (G, T, S, N, H): activated gates; null if they are not to be kept */
-    long kept_gate, kept_step;
+    const long *active; /* (T,) sequences still running, or null for all */
+    Weight recurrent, input;
     real *h;     /* (T+1, S, N, H) */
     real *extra; /* LSTM: c, (T+1, S, N, H); GRU: W_hn h + b_hn, (T, S, N, H) */
     long extra_step;
-    const real *bias_n; /* GRU: (H,) for each particle, or null */
-    long particle_bias;
+    real *kept; /* (G, T, S, N, H): activated gates; null if they are not to be kept */
+    long kept_gate, kept_step;
+    /* Forward. Of particles each, if there is a way from one to the next. */
+    const real *x; /* (T, N, D) */
+    long next_x;
+    const real *bias; /* (G*H,), or null */
+    long next_bias;
+    const real *bias_n; /* GRU: (H,), or null */
+    long next_bias_n;
+    /* Backward. */
+    real *rows;          /* gradient of the pre-activations, (S, t, N, G*H) */
+    long next_rows;      /* from a particle's to the next one's */
     const real *outputs; /* gradient, (T, S, N, H), or null */
     real *inner;         /* GRU: (t, S, N, H) */
     real *to_h, *to_c;   /* gradients of the state, (S, N, H) */
@@ -44,18 +57,18 @@ typedef struct {
 /*
 Some vectors of units of one sequence, the last of which has `count` numbers.
 
-gates: products with h, (gates, CHUNK, 2 * WIDTH); rows: the rest of the pre-activations; state:
-where these units stand in a state.
+hh, ih: products with h and x, (gates, CHUNK, 2 * WIDTH), the latter with their bias; state: where
+these units stand in a state.
 */
 INLINE void cell_forward(
-    const Layer *q, const real *gates, const real *rows, long state, long unit, const int vectors,
-    const int count, Step now, long step, long particle
+    const Layer *q, const real *hh, const real *ih, long state, long unit,
+    const int vectors, const int count, Step now, long step, long particle
 ) {
     real *h = q->h + state, *new = h + now.after * step;
     real *kept = q->kept ? q->kept + now.t * q->kept_step + state : NULL;
 #define SIZE(V) ((V) == vectors - 1 ? count : WIDTH)
-#define GATE(K, V) (*(const vec *)(gates + ((K) * CHUNK * 2 + (V)) * WIDTH))
-#define ROW(K, V) load(rows + (K) * q->hidden + (V) * WIDTH, SIZE(V))
+#define HH(K, V) (*(const vec *)(hh + ((K) * CHUNK * 2 + (V)) * WIDTH))
+#define IH(K, V) (*(const vec *)(ih + ((K) * CHUNK * 2 + (V)) * WIDTH))
 #define LOAD(PLACE, V) load((PLACE) + (V) * WIDTH, SIZE(V))
 #define STORE(PLACE, X) EACH(v, vectors) store((PLACE) + v * WIDTH, (X)[v], SIZE(v))
     if (q->mode == LSTM) {
@@ -63,10 +76,10 @@ INLINE void cell_forward(
         vec squashed[6], g[2], cell[2]; /* of two vectors or one */
         vec *i = squashed, *f = squashed + vectors, *o = squashed + 2 * vectors;
         EACH(v, vectors) {
-            i[v] = GATE(0, v) + ROW(0, v);
-            f[v] = GATE(1, v) + ROW(1, v);
-            g[v] = GATE(2, v) + ROW(2, v);
-            o[v] = GATE(3, v) + ROW(3, v);
+            i[v] = HH(0, v) + IH(0, v);
+            f[v] = HH(1, v) + IH(1, v);
+            g[v] = HH(2, v) + IH(2, v);
+            o[v] = HH(3, v) + IH(3, v);
         }
         sigmoids(3 * vectors, squashed);
         tanhs(vectors, g);
@@ -84,15 +97,15 @@ INLINE void cell_forward(
     } else if (q->mode == GRU) {
         vec squashed[4], inner[2], n[2];
         vec *r = squashed, *z = squashed + vectors;
-        const real *bias = q->bias_n ? q->bias_n + particle * q->particle_bias + unit : NULL;
+        const real *bias = q->bias_n ? q->bias_n + particle * q->next_bias_n + unit : NULL;
         EACH(v, vectors) {
-            r[v] = GATE(0, v) + ROW(0, v);
-            z[v] = GATE(1, v) + ROW(1, v);
-            inner[v] = GATE(2, v);
+            r[v] = HH(0, v) + IH(0, v);
+            z[v] = HH(1, v) + IH(1, v);
+            inner[v] = HH(2, v);
             if (bias) inner[v] += LOAD(bias, v);
         }
         sigmoids(2 * vectors, squashed);
-        EACH(v, vectors) n[v] = ROW(2, v) + r[v] * inner[v];
+        EACH(v, vectors) n[v] = IH(2, v) + r[v] * inner[v];
         tanhs(vectors, n);
         if (kept) {
             STORE(kept, r);
@@ -104,7 +117,7 @@ INLINE void cell_forward(
         STORE(new, n);
     } else {
         vec x[2];
-        EACH(v, vectors) x[v] = GATE(0, v) + ROW(0, v);
+        EACH(v, vectors) x[v] = HH(0, v) + IH(0, v);
         if (q->mode == RNN_RELU)
             EACH(v, vectors) x[v] = at_least(x[v], 0);
         else
@@ -112,23 +125,23 @@ INLINE void cell_forward(
         STORE(new, x);
     }
 #undef SIZE
-#undef GATE
-#undef ROW
+#undef HH
+#undef IH
 #undef LOAD
 #undef STORE
 }
 
 /* The same, where the compiler sees the sizes: those of all vectors but the last of a row. */
 static void cells_forward(
-    const Layer *q, const real *gates, const real *rows, long state, long unit, int vectors,
-    int count, Step now, long step, long particle
+    const Layer *q, const real *hh, const real *ih, long state, long unit,
+    int vectors, int count, Step now, long step, long particle
 ) {
     if (vectors == 2 && count == WIDTH)
-        cell_forward(q, gates, rows, state, unit, 2, WIDTH, now, step, particle);
+        cell_forward(q, hh, ih, state, unit, 2, WIDTH, now, step, particle);
     else if (vectors == 2)
-        cell_forward(q, gates, rows, state, unit, 2, count, now, step, particle);
+        cell_forward(q, hh, ih, state, unit, 2, count, now, step, particle);
     else
-        cell_forward(q, gates, rows, state, unit, 1, count, now, step, particle);
+        cell_forward(q, hh, ih, state, unit, 1, count, now, step, particle);
 }
 
 INLINE void cell_backward(

@@ -43,52 +43,16 @@ typedef struct {
     const real *mask; /* (groups, sequences, columns) */
     const real *x;
     real *gates;
-    const real *loc, *noise; /* packed to fill, else (width, columns); noise may be null */
-    const real *bias;        /* (width,), or null */
+    const real *loc, *noise; /* (width, columns); noise may be null */
     real *for_x;             /* gradient of x */
     real *for_loc;           /* (width, columns), and ... */
     real *for_noise;         /* ... likewise, or null */
-    /* With particles: loc is never packed, and each of these is from one particle to the next. */
-    long particles, next_x, next_gates, next_loc, next_bias, next_for_x;
+    long particles, next_x, next_gates, next_loc, next_for_x; /* from one particle to the next */
 } Product;
 
 /* The mask of a group for the sequence of a row. */
 static const real *mask_of(const Product *q, long group, long row) {
     return q->mask + (group * q->sequences + row % q->sequences) * q->columns;
-}
-
-static void multiply_mask(const Product *q, long group, long first, long count, real *out) {
-    for (long r = 0; r < count; r++) {
-        const real *x = q->x + (first + r) * q->columns, *mask = mask_of(q, group, first + r);
-        for (long j = 0; j < q->columns; j++) out[r * q->columns + j] = x[j] * mask[j];
-    }
-}
-
-/* gates = x W^T + bias, for some rows. */
-static void fill(const Product *q, long first, int count, real *masked, real *sums) {
-    const long groups = max_of(q->groups, 1), units = q->width / groups, depth = q->columns;
-    const long panels = num_panels(units);
-    const real *plain = q->x + first * depth;
-    for (long m = 0; m < groups; m++) {
-        if (q->groups) multiply_mask(q, m, first, count, masked);
-        for (long panel = 0; panel < panels; panel += 2) {
-            const int vectors = (int)min_of(2, panels - panel);
-            const long at = (m * panels + panel) * depth * WIDTH;
-            Part parts[2] = {{q->groups ? masked : plain, depth, q->loc + at, depth}};
-            if (q->noise) parts[1] = (Part){plain, depth, q->noise + at, depth};
-            times(count, vectors, parts, q->noise ? 2 : 1, sums);
-            for (int v = 0; v < vectors; v++) {
-                const long unit = (panel + v) * WIDTH, column = m * units + unit;
-                const int size = (int)min_of(WIDTH, units - unit);
-                const vec bias = q->bias ? load(q->bias + column, size) : (vec){0};
-                for (int r = 0; r < count; r++)
-                    store(
-                        q->gates + (first + r) * q->width + column,
-                        bias + *(const vec *)(sums + (2 * r + v) * WIDTH), size
-                    );
-            }
-        }
-    }
 }
 
 /*
@@ -197,20 +161,18 @@ static Product particle_of(const Product *q, long s) {
     one.x += s * q->next_x;
     one.gates += s * q->next_gates;
     one.loc += s * q->next_loc;
-    one.bias += q->bias ? s * q->next_bias : 0;
     one.for_x += q->for_x ? s * q->next_for_x : 0;
     one.for_loc += q->for_loc ? s * q->next_loc : 0;
     return one;
 }
 
-enum { FILL, INPUT_GRAD, WEIGHT_GRAD };
+enum { INPUT_GRAD, WEIGHT_GRAD };
 
 /*
-Chunks of rows to fill; pairs of panels of the input's gradient for some rows; pairs of panels of the
-gradients of noise, whose products are longest, and loc.
+Pairs of panels of the input's gradient for some rows; pairs of panels of the gradients of noise,
+whose products are longest, and loc.
 */
 static long num_tasks(const Product *q, int what) {
-    if (what == FILL) return (q->rows + CHUNK - 1) / CHUNK;
     const long pairs = (num_panels(q->columns) + 1) / 2;
     if (what == INPUT_GRAD) return pairs * ((q->rows + DEPTH - 1) / DEPTH);
     return pairs * ((q->for_noise != NULL) + max_of(q->groups, 1));
@@ -218,11 +180,6 @@ static long num_tasks(const Product *q, int what) {
 
 static void run_task(const Product *q, int what, long k, real *work, real *sums) {
     const long pairs = (num_panels(q->columns) + 1) / 2, panel = 2 * (k % pairs);
-    if (what == FILL) {
-        const long chunks = num_tasks(q, what), first = cut(q->rows, chunks, k);
-        fill(q, first, (int)(cut(q->rows, chunks, k + 1) - first), work, sums);
-        return;
-    }
     if (what == INPUT_GRAD) {
         const long parts = num_tasks(q, what) / pairs, first = cut(q->rows, parts, k / pairs);
         input_grad(q, panel, first, cut(q->rows, parts, k / pairs + 1) - first, work, sums);
@@ -237,7 +194,6 @@ static void run_task(const Product *q, int what, long k, real *work, real *sums)
 
 /* Numbers that a task works with, beside its sums. */
 static long work_size(const Product *q, int what) {
-    if (what == FILL) return CHUNK * q->columns;
     if (what == INPUT_GRAD) return (q->noise ? 4 : 2) * q->width * WIDTH;
     return DEPTH * 2 * WIDTH;
 }
@@ -246,13 +202,10 @@ static long work_size(const Product *q, int what) {
 static int run_product(const Product *q, int what) {
     int failed = 0;
     const long tasks = num_tasks(q, what), turns = q->particles ? q->particles : tasks;
-    const long panels = num_panels(q->width);
-    const long packed = q->particles && what == FILL ? panels * WIDTH * q->columns : 0;
 #pragma omp parallel num_threads(max_of(min_of(q->threads, turns), 1))
     {
         real *work = memory(work_size(q, what)), *sums = memory(2 * CHUNK * 2 * WIDTH);
-        real *loc = memory(packed);
-        if (!work || !sums || !loc) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
+        if (!work || !sums) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
         for (long turn = 0; turn < turns; turn++) {
@@ -262,20 +215,13 @@ static int run_product(const Product *q, int what) {
                 continue;
             }
             Product one = particle_of(q, turn);
-            if (packed) {
-                pack(0, one.loc, loc, 0, panels, q->width, q->columns);
-                one.loc = loc;
-            }
             for (long k = 0; k < tasks; k++) run_task(&one, what, k, work, sums);
         }
         free(work);
         free(sums);
-        free(loc);
     }
     return failed;
 }
-
-int vrnn_fill(const Product *product) { return run_product(product, FILL); }
 
 int vrnn_input_grad(const Product *product) { return run_product(product, INPUT_GRAD); }
 

@@ -14,9 +14,6 @@ runs on.
 
 #include "cells.h"
 
-#define BLOCK                                                                           \
-    (2 * CHUNK) /* sequences that a thread takes through all steps before the next ones \
-                 */
 /* Bounds found by trying on two cores of a processor with 1 MiB of second-level cache each. */
 #define ALONE 200000    /* multiply-adds that are not worth a second thread */
 #define BARRIER 200000  /* multiply-adds of a step, by thread, that are worth a barrier */
@@ -34,9 +31,10 @@ typedef struct {
     long sharers; /* threads that share these sequences */
     Barrier *barrier;
     real *masked;    /* (groups, rows, H) */
-    real *gates;     /* (MAX_GATES + 1, CHUNK, 2 * WIDTH) */
-    real *packed;    /* a particle's weights, those panels that this thread uses */
-    const real *loc; /* packed */
+    real *masked_x;  /* (groups, rows, D) */
+    real *hh, *ih;   /* products, (gates, CHUNK, 2 * WIDTH), one more backward */
+    real *packed_hh, *packed_ih; /* a particle's weights, those panels that this thread uses */
+    Weight recurrent, input;     /* packed */
 } Share;
 
 static void meet(Share *share) {
@@ -64,45 +62,85 @@ static Step step_at(const Layer *q, long k, int backward) {
     return q->reverse ? (Step){t, t + 1, t} : (Step){t, t, t + 1};
 }
 
+/* x (rows, D) of a share's first sequences, times their masks: (groups, rows of the share, D). */
+static void multiply_masks(
+    const Layer *q, const Weight *w, const Share *share, const real *x, long active, real *masked
+) {
+    for (long m = 0; m < w->groups; m++) {
+        const real *mask = w->mask + (m * q->sequences + share->first_row) * w->depth;
+        real *out = masked + m * (share->last_row - share->first_row) * w->depth;
+        for (long j = 0; j < active * w->depth; j++) out[j] = mask[j] * x[j];
+    }
+}
+
+/* Products of some rows with two panels of every gate's part of a weight: (gates, CHUNK, 2 * WIDTH). */
+static void multiply_gates(
+    const Weight *w, long gates, long panels, long panel, int vectors, const real *x,
+    const real *masked, long num_rows, int chunk, real *out
+) {
+    for (long g = 0; g < gates; g++) {
+        const long at = (g * panels + panel) * w->depth * WIDTH;
+        const real *of_gate = masked + (w->groups > 1 ? g : 0) * num_rows * w->depth;
+        Part parts[2] = {{w->groups ? of_gate : x, w->depth, w->loc + at, w->depth}};
+        if (w->noise) parts[1] = (Part){x, w->depth, w->noise + at, w->depth};
+        times(chunk, vectors, parts, w->noise ? 2 : 1, out + g * CHUNK * 2 * WIDTH);
+    }
+}
+
+static void add_bias(
+    const Layer *q, const real *bias, int vectors, int count, int chunk, real *products
+) {
+    for (long g = 0; g < q->gates; g++, bias += q->hidden, products += CHUNK * 2 * WIDTH)
+        for (int v = 0; v < vectors; v++) {
+            const vec of_units = load(bias + v * WIDTH, v == vectors - 1 ? count : WIDTH);
+            for (int r = 0; r < chunk; r++) *(vec *)(products + (2 * r + v) * WIDTH) += of_units;
+        }
+}
+
+static int all_zero(const real *x, long count) {
+    for (long j = 0; j < count; j++)
+        if (x[j] != 0) return 0;
+    return 1;
+}
+
 static void steps_forward(const Layer *q, Share *share, long particle) {
-    const long hidden = q->hidden, width = q->gates * hidden, panels = num_panels(hidden);
+    const Weight *recurrent = &share->recurrent, *input = &share->input;
+    const long hidden = q->hidden, columns = input->depth, panels = num_panels(hidden);
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
     const long base = (particle * q->sequences + first) * hidden;
     const long num_rows = share->last_row - first;
     for (long k = 0; k < q->stop - q->start; k++) {
         Step now = step_at(q, k, 0);
-        const long active = running(q, share, now.t);
+        const int active = (int)running(q, share, now.t);
         const real *h = q->h + now.before * step + base;
-        for (long m = 0; m < q->groups; m++) {
-            const real *mask = q->mask + (m * q->sequences + first) * hidden;
-            real *masked = share->masked + m * num_rows * hidden;
-            for (long j = 0; j < active * hidden; j++) masked[j] = mask[j] * h[j];
-        }
-        real *rows = q->rows + particle * q->particle_rows;
-        rows += ((now.t - q->start) * q->sequences + first) * width;
-        for (long top = 0; top < active; top += CHUNK) {
-            const int chunk = (int)min_of(CHUNK, active - top);
-            for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
-                const int vectors = (int)min_of(2, share->last_panel - panel);
-                for (long g = 0; g < q->gates; g++) {
-                    long m = q->groups > 1 ? g : 0, at = (g * panels + panel) * hidden * WIDTH;
-                    const real *x = q->groups ? share->masked + m * num_rows * hidden : h;
-                    Part parts[2] = {{x + top * hidden, hidden, share->loc + at, hidden}};
-                    if (q->noise)
-                        parts[1] = (Part){h + top * hidden, hidden, q->noise + at, hidden};
-                    times(
-                        chunk, vectors, parts, q->noise ? 2 : 1,
-                        share->gates + g * CHUNK * 2 * WIDTH
-                    );
-                }
-                const long unit = panel * WIDTH;
-                const int count = (int)min_of(WIDTH, hidden - unit - (vectors - 1) * WIDTH);
-                for (int r = 0; r < chunk; r++)
-                    cells_forward(
-                        q, share->gates + 2 * r * WIDTH, rows + (top + r) * width + unit,
-                        base + (top + r) * hidden + unit, unit, vectors, count, now, step, particle
-                    );
+        const real *x = q->x + particle * q->next_x + (now.t * q->sequences + first) * columns;
+        const int at_zero = k == 0 && all_zero(h, active * hidden); /* as at most starts */
+        if (!at_zero) multiply_masks(q, recurrent, share, h, active, share->masked);
+        multiply_masks(q, input, share, x, active, share->masked_x);
+        for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
+            const int vectors = (int)min_of(2, share->last_panel - panel);
+            const long unit = panel * WIDTH;
+            const int count = (int)min_of(WIDTH, hidden - unit - (vectors - 1) * WIDTH);
+            if (at_zero)
+                memset(share->hh, 0, q->gates * CHUNK * 2 * WIDTH * sizeof(real));
+            else
+                multiply_gates(
+                    recurrent, q->gates, panels, panel, vectors, h, share->masked, num_rows,
+                    active, share->hh
+                );
+            multiply_gates(
+                input, q->gates, panels, panel, vectors, x, share->masked_x, num_rows, active,
+                share->ih
+            );
+            if (q->bias) {
+                const real *bias = q->bias + particle * q->next_bias + unit;
+                add_bias(q, bias, vectors, count, active, share->ih);
             }
+            for (int r = 0; r < active; r++)
+                cells_forward(
+                    q, share->hh + 2 * r * WIDTH, share->ih + 2 * r * WIDTH,
+                    base + r * hidden + unit, unit, vectors, count, now, step, particle
+                );
         }
         for (long r = active; r < num_rows; r++) { /* ended: the state stays */
             const long unit = share->first_panel * WIDTH, state = base + r * hidden + unit;
@@ -119,15 +157,16 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
 }
 
 static void steps_backward(const Layer *q, Share *share, long particle) {
+    const Weight *recurrent = &share->recurrent;
     const long hidden = q->hidden, width = q->gates * hidden, panels = num_panels(hidden);
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
     const long base = (particle * q->sequences + first) * hidden;
     const long num_rows = share->last_row - first;
-    const long parts = max_of(q->groups, 1), depth = width / parts;
+    const long parts = max_of(recurrent->groups, 1), depth = width / parts;
     for (long k = 0; k < q->stop - q->start; k++) {
         Step now = step_at(q, k, 1);
-        const long active = running(q, share, now.t);
-        real *rows = q->rows + particle * q->particle_rows;
+        const int active = (int)running(q, share, now.t);
+        real *rows = q->rows + particle * q->next_rows;
         rows += ((now.t - q->start) * q->sequences + first) * width;
         for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
             const int vectors = (int)min_of(2, share->last_panel - panel);
@@ -152,65 +191,70 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
                 );
         }
         meet(share);
-        for (long top = 0; top < active; top += CHUNK) {
-            const int chunk = (int)min_of(CHUNK, active - top);
-            const real *grads = rows + top * width;
-            for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
-                const int vectors = (int)min_of(2, share->last_panel - panel);
-                for (long m = 0; m < parts; m++) {
-                    Part part = {
-                        grads + m * depth, width, share->loc + (m * panels + panel) * depth * WIDTH,
-                        depth
-                    };
-                    times(chunk, vectors, &part, 1, share->gates + m * CHUNK * 2 * WIDTH);
-                }
-                if (q->noise) {
-                    Part part = {grads, width, q->noise + panel * width * WIDTH, width};
-                    times(chunk, vectors, &part, 1, share->gates + parts * CHUNK * 2 * WIDTH);
-                }
-                for (int r = 0; r < chunk; r++)
-                    for (int v = 0; v < vectors; v++) {
-                        const long unit = (panel + v) * WIDTH;
-                        const int count = (int)min_of(WIDTH, hidden - unit);
-                        const real *of = share->gates + (2 * r + v) * WIDTH;
-                        const long row = first + top + r, state = base + (top + r) * hidden + unit;
-                        vec total = {0};
-                        for (long m = 0; m < parts; m++) {
-                            vec term = *(const vec *)(of + m * CHUNK * 2 * WIDTH);
-                            if (q->groups)
-                                term *=
-                                    load(q->mask + (m * q->sequences + row) * hidden + unit, count);
-                            total += term;
-                        }
-                        if (q->noise) total += *(const vec *)(of + parts * CHUNK * 2 * WIDTH);
-                        if (q->mode == GRU) total += load(q->to_h + state, count);
-                        store(q->to_h + state, total, count);
-                    }
+        for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
+            const int vectors = (int)min_of(2, share->last_panel - panel);
+            for (long m = 0; m < parts; m++) {
+                Part part = {
+                    rows + m * depth, width, recurrent->loc + (m * panels + panel) * depth * WIDTH,
+                    depth
+                };
+                times(active, vectors, &part, 1, share->hh + m * CHUNK * 2 * WIDTH);
             }
+            const real *of_noise = share->hh + parts * CHUNK * 2 * WIDTH;
+            if (recurrent->noise) {
+                Part part = {rows, width, recurrent->noise + panel * width * WIDTH, width};
+                times(active, vectors, &part, 1, share->hh + parts * CHUNK * 2 * WIDTH);
+            }
+            for (int r = 0; r < active; r++)
+                for (int v = 0; v < vectors; v++) {
+                    const long unit = (panel + v) * WIDTH, place = (2 * r + v) * WIDTH;
+                    const int count = (int)min_of(WIDTH, hidden - unit);
+                    const long row = first + r, state = base + r * hidden + unit;
+                    vec total = {0};
+                    for (long m = 0; m < parts; m++) {
+                        vec term = *(const vec *)(share->hh + m * CHUNK * 2 * WIDTH + place);
+                        if (recurrent->groups)
+                            term *= load(
+                                recurrent->mask + (m * q->sequences + row) * hidden + unit, count
+                            );
+                        total += term;
+                    }
+                    if (recurrent->noise) total += *(const vec *)(of_noise + place);
+                    if (q->mode == GRU) total += load(q->to_h + state, count);
+                    store(q->to_h + state, total, count);
+                }
         }
     }
 }
 
 /* Threads. */
 
-/* Lay out a particle's weights. */
-static void take_particle(const Layer *q, Share *share, long particle, int backward) {
-    share->loc = q->loc;
-    if (!q->particle_weights) return;
-    const long parts = backward ? 1 : q->gates, depth = q->gates * q->hidden / parts;
-    const real *weight = q->loc + particle * q->particle_weights;
+static long num_weights(const Layer *q) {
+    const long of_h = (q->recurrent.noise ? 2 : 1) * q->hidden;
+    const long of_x = (q->input.noise ? 2 : 1) * q->input.depth; /* 0 backward */
+    return q->gates * q->hidden * (of_h + of_x);
+}
+
+/* A weight that is packed: a particle's is laid out now. */
+static Weight take(
+    const Layer *q, const Share *share, Weight w, long particle, int backward, real *packed
+) {
+    if (!w.next) return w;
+    const long parts = backward ? 1 : q->gates, depth = backward ? q->gates * q->hidden : w.depth;
+    const real *weight = w.loc + particle * w.next;
     for (long part = 0; part < parts; part++)
         pack(
             backward, weight + part * q->hidden * depth,
-            share->packed + part * num_panels(q->hidden) * depth * WIDTH, share->first_panel,
+            packed + part * num_panels(q->hidden) * depth * WIDTH, share->first_panel,
             share->last_panel, q->hidden, depth
         );
-    share->loc = share->packed;
+    w.loc = packed;
+    return w;
 }
 
 /* Some sequences after the others, so that what a step needs of them stays in the cache. */
 static void run_blocks(const Layer *q, const Share *share, long particle, int backward) {
-    const long rows = share->last_row - share->first_row, blocks = (rows + BLOCK - 1) / BLOCK;
+    const long rows = share->last_row - share->first_row, blocks = (rows + CHUNK - 1) / CHUNK;
     for (long b = 0; b < blocks; b++) {
         Share block = *share;
         block.first_row = share->first_row + cut(rows, blocks, b);
@@ -222,7 +266,7 @@ static void run_blocks(const Layer *q, const Share *share, long particle, int ba
 static void run_share(const Layer *q, long thread, long threads, Barrier *barriers, int backward) {
     const long panels = num_panels(q->hidden), n = q->sequences;
     const long over_particles = min_of(threads, q->particles), left = threads / over_particles;
-    const long numbers = (q->noise ? 2 : 1) * q->gates * q->hidden * q->hidden;
+    const long numbers = num_weights(q);
     /* A step is worth a barrier, and a tile its loads, from some size on. */
     const long most_panels = max_of(1, min_of((panels + 1) / 2, numbers * n / BARRIER));
     const long most_rows = max_of(1, n / FEW);
@@ -247,25 +291,32 @@ static void run_share(const Layer *q, long thread, long threads, Barrier *barrie
         .sharers = over_panels,
         .barrier = barriers + thread / over_panels,
     };
-    share.masked = memory(q->groups * BLOCK * q->hidden);
-    share.gates = memory((long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH);
-    share.packed = memory(q->particle_weights ? q->gates * panels * WIDTH * q->hidden : 0);
+    const long products = (long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH;
+    const long units = q->gates * panels * WIDTH;
+    void *places[] = {
+        share.masked = memory(q->recurrent.groups * CHUNK * q->hidden),
+        share.masked_x = memory(q->input.groups * CHUNK * q->input.depth),
+        share.hh = memory(products),
+        share.ih = memory(products),
+        share.packed_hh = memory(q->recurrent.next ? units * q->hidden : 0),
+        share.packed_ih = memory(q->input.next ? units * q->input.depth : 0),
+    };
+    const int num_places = sizeof(places) / sizeof(*places);
     long *failed = &share.barrier->failed;
-    if (!share.masked || !share.gates || !share.packed)
-        __atomic_store_n(failed, 1, __ATOMIC_RELEASE);
+    for (int k = 0; k < num_places; k++)
+        if (!places[k]) __atomic_store_n(failed, 1, __ATOMIC_RELEASE);
     meet(&share); /* all who share these sequences go on, or none */
     if (!__atomic_load_n(failed, __ATOMIC_ACQUIRE))
         for (long s = share.first_particle; s < share.last_particle; s++) {
-            take_particle(q, &share, s, backward);
+            share.recurrent = take(q, &share, q->recurrent, s, backward, share.packed_hh);
+            share.input = take(q, &share, q->input, s, backward, share.packed_ih);
             run_blocks(q, &share, s, backward);
         }
-    free(share.masked);
-    free(share.gates);
-    free(share.packed);
+    for (int k = 0; k < num_places; k++) free(places[k]);
 }
 
 static int run_layer(const Layer *q, int backward) {
-    const long numbers = (q->noise ? 2 : 1) * q->gates * q->hidden * q->hidden;
+    const long numbers = num_weights(q);
     const long work = numbers * q->sequences * q->particles * (q->stop - q->start);
     const long groups = work < ALONE ? 1 : max_of(q->threads, 1);
     Barrier *barriers = calloc(groups, sizeof(Barrier));
