@@ -30,6 +30,7 @@ from benchmarks.speed_timing import (
 )
 
 STEPS, INPUTS, DRAWS, SERIAL_DRAWS = 35, 8, 1000, 100
+TIMES = 10  # as many draws once more, where what a prediction costs whatever their number shows
 MANY_SEQUENCES, MANY_HIDDEN, MANY_DRAWS = 1000, 200, 10
 FLOOR = 1.5  # the other way to hold: within this many times the floor
 
@@ -101,8 +102,7 @@ def floor_seconds(setting: Setting, trained: Trained, num_samples: int) -> dict[
     return {"normals": draw, "products": min(products)}
 
 
-def _measure_one(setting: Setting, hidden: int, scale: float) -> dict[str, Any]:
-    draws = 100 if setting.quick else DRAWS
+def _measure_one(setting: Setting, hidden: int, scale: float, draws: int) -> dict[str, Any]:
     trained = Trained(1, hidden, scale, setting.device)
     floor = floor_seconds(setting, trained, draws)
     found = compare(
@@ -145,12 +145,13 @@ def _measure_many(setting: Setting, scale: float) -> dict[str, Any]:
 def cases(setting: Setting) -> Iterator[Case]:
     """Yield the rows."""
     on_gpu = setting.device.type == "cuda"
-    for hidden in (32, 200):
+    one = 100 if setting.quick else DRAWS
+    for hidden, draws in ((32, one), (200, one), (200, TIMES * one)):
         for scale, times in ((0.01, 10), (0.0, 30)):
             what = f"predict, one sequence, {'masks and noise' if scale else 'masks only'}"
-            shape = {"S": 100 if setting.quick else DRAWS, "T": STEPS, "N": 1, "H": hidden}
+            shape = {"S": draws, "T": STEPS, "N": 1, "H": hidden}
             target = 1 / (50 if on_gpu else times)
-            measure = partial(_measure_one, hidden=hidden, scale=scale)
+            measure = partial(_measure_one, hidden=hidden, scale=scale, draws=draws)
             yield Case("predict", what, shape, target, measure, "Pyro's sequential Predictive")
     for scale in (0.01, 0.0):
         what = f"predict, many sequences, {'masks and noise' if scale else 'masks only'}"

@@ -17,6 +17,11 @@ from pyro_vrnn.ops.weights import LayerWeights, MaskedWeight, SequenceBias, dtyp
 PATHS = ("auto", "reference", "fused", "unrolled", "compiled", "triton")
 GENERATED = {"compiled": "compiled code", "triton": "Triton kernels"}  # made at first use
 
+# Sequences from which compiled code runs an LSTM's matrices faster than oneDNN does. Forward and
+# backward it took 0.4 to 1.0 of the time from 128 on (H from 32 to 650, one and two threads), and
+# 0.6 to 1.2 for 8 to 64; forward alone 0.5 to 1.1 and 0.6 to 1.3.
+_MANY = 128
+
 
 def choose_path(
     mode: str,
@@ -30,13 +35,13 @@ def choose_path(
     """
     Return the fastest path, and in words why it is not generated code where that would be faster.
 
-    On a CPU that is compiled code, but for an LSTM with matrices and sequences of one length, which
-    oneDNN runs. Elsewhere it is Triton, but for matrices, which cuDNN runs.
+    On a CPU that is compiled code, but for an LSTM with matrices and few sequences, of one length,
+    which oneDNN runs. Elsewhere it is Triton, but for matrices, which cuDNN runs.
 
     :param str kind: ``"one weight"``, ``"masks"`` or ``"particles"``.
     """
     plain, on_cpu = kind == "one weight", x.device.type == "cpu"
-    if plain and (not on_cpu or (mode == "LSTM" and not has_lengths)):
+    if plain and (not on_cpu or (mode == "LSTM" and not has_lengths and _suits_onednn(x))):
         return "fused", ""
     path = "compiled" if on_cpu else "triton"
     reason = why_not(path, x, state, weights)
@@ -44,9 +49,14 @@ def choose_path(
     return (otherwise, f" (no {GENERATED[path]}: {reason})") if reason else (path, "")
 
 
+def _suits_onednn(x: Tensor) -> bool:
+    """Whether there are few sequences, in a dtype that oneDNN knows, or no choice."""
+    return _holds_operations() or (x.shape[-2] < _MANY and x.dtype != torch.float64)
+
+
 def why_not(path: str, x: Tensor, state: State, weights: Sequence[LayerWeights]) -> str | None:
     """Say why one of the ``GENERATED`` paths cannot run these, or None if it can."""
-    if torch.compiler.is_compiling() or is_traced() or _is_transformed() or _is_watched():
+    if _holds_operations():
         return "a program that is traced or transformed holds torch's operations only"
     tensors = [x, *state]
     for weight in (w for layer in weights for w in layer):
@@ -62,6 +72,11 @@ def why_not(path: str, x: Tensor, state: State, weights: Sequence[LayerWeights])
     of_path, dtype = compiled if path == "compiled" else triton_check, dtype_of(weights)
     reasons = (of_path.why_not(place, dtype) for place in {str(t.device) for t in tensors})
     return next(filter(None, reasons), None)
+
+
+def _holds_operations() -> bool:
+    """Whether this call is traced or transformed, for which it must be torch's operations."""
+    return torch.compiler.is_compiling() or is_traced() or _is_transformed() or _is_watched()
 
 
 def is_traced() -> bool:

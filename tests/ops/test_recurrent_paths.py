@@ -280,22 +280,26 @@ def taken(monkeypatch):
     return names
 
 
-FAST = [  # mode, kind, whether a gradient is asked for, path
-    ("LSTM", "untied", True, "compiled"),
-    ("LSTM", "plain, lengths", True, "compiled"),
-    ("LSTM", "particles", False, "compiled"),
-    ("LSTM", "plain", True, "fused"),
-    ("GRU", "plain", True, "compiled"),
-    ("RNN_RELU", "plain", False, "compiled"),
+FAST = [  # mode, kind, number of sequences, whether a gradient is asked for, path
+    ("LSTM", "untied", 3, True, "compiled"),
+    ("LSTM", "plain, lengths", 3, True, "compiled"),
+    ("LSTM", "particles", 3, False, "compiled"),
+    ("LSTM", "plain", 127, True, "fused"),
+    ("LSTM", "plain", 128, True, "compiled"),
+    ("LSTM", "plain, float64", 3, False, "compiled"),
+    ("GRU", "plain", 3, True, "compiled"),
+    ("RNN_RELU", "plain", 3, False, "compiled"),
 ]
 
 
-@pytest.mark.parametrize(("mode", "kind", "grad", "fast"), FAST)
-def test_auto_takes_the_fast_path_and_logs_it_once(mode, kind, grad, fast, taken, caplog):
+@pytest.mark.parametrize(("mode", "kind", "count", "grad", "fast"), FAST)
+def test_auto_takes_the_fast_path_and_logs_it_once(mode, kind, count, grad, fast, taken, caplog):
     if shutil.which("cc") is None and fast == "compiled":
         pytest.skip("no C compiler on this machine")
-    case = Case(mode, kind.removesuffix(", lengths"))
-    lengths = torch.tensor([2, 5, 3]) if kind.endswith("lengths") else None
+    kind, _, what = kind.partition(", ")
+    dtype = torch.float64 if what == "float64" else torch.float32
+    case = Case(mode, kind, dtype, sizes=(5, count, 4, 6, 3))
+    lengths = torch.tensor([2, 5, 3]) if what == "lengths" else None
     with caplog.at_level(logging.INFO, logger=module.__name__), torch.set_grad_enabled(grad):
         case.forward("auto", lengths)
         case.forward("auto", lengths)
