@@ -168,17 +168,14 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
         const int active = (int)running(q, share, now.t);
         real *rows = q->rows + particle * q->next_rows;
         rows += ((now.t - q->start) * q->sequences + first) * width;
-        for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
-            const int vectors = (int)min_of(2, share->last_panel - panel);
-            for (long r = 0; r < active; r++)
-                for (int v = 0; v < vectors; v++) {
-                    const long unit = (panel + v) * WIDTH;
-                    const int count = (int)min_of(WIDTH, hidden - unit);
-                    cell_backward(
-                        q, rows + r * width + unit, base + r * hidden + unit, count, now, step
-                    );
-                }
-        }
+        for (long r = 0; r < active; r++) /* along memory */
+            for (long panel = share->first_panel; panel < share->last_panel; panel++) {
+                const long unit = panel * WIDTH;
+                const int count = (int)min_of(WIDTH, hidden - unit);
+                cell_backward(
+                    q, rows + r * width + unit, base + r * hidden + unit, count, now, step
+                );
+            }
         for (long r = active; r < num_rows; r++) { /* ended: nothing from here */
             const long unit = share->first_panel * WIDTH;
             const long units = min_of(share->last_panel * WIDTH, hidden) - unit;
