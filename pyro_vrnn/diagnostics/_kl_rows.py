@@ -21,6 +21,7 @@ from torch.distributions import biject_to
 from pyro_vrnn.diagnostics._kl_split import has_noise
 from pyro_vrnn.diagnostics._layers import layer_of
 from pyro_vrnn.distributions.unscored import Unscored
+from pyro_vrnn.distributions.wrapped import wrapped
 from pyro_vrnn.infer.elbo_draws import ELBODraw
 
 Site = dict[str, Any]
@@ -118,10 +119,7 @@ def _row(
 
 
 def _is_delta(site: Site) -> bool:
-    fn = site["fn"]
-    while not isinstance(fn, Delta) and hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, Delta)
+    return any(isinstance(fn, Delta) for fn in wrapped(site["fn"]))
 
 
 def _source(name: str, auxiliary: list[str]) -> str | None:

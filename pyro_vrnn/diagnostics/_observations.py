@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_factor
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
+
+from pyro_vrnn.distributions.wrapped import unmasked, wrapped
 
 Site = dict[str, Any]
 CLASS_SITES = "class_sites"  # attribute of an export
@@ -23,14 +24,16 @@ def num_observations(site: Site) -> float:
     An event (``to_event``) counts once if any element of it is not masked, a factor never, and a
     scale as it scales the likelihood: a minibatch of B counts N.
     """
-    return 0.0 if site_is_factor(site) else _total(_unmasked(site).any(-1), site)
+    if site_is_factor(site):
+        return 0.0
+    return _total(unmasked(site["fn"], site["value"]).any(-1), site)
 
 
 def uniform_log_likelihood(site: Site) -> float | None:
     """Return the log-likelihood of a site under uniform coding; None if its values are no code."""
     if site_is_factor(site):
         return 0.0
-    base = _wrapped(site["fn"])[-1]
+    base = wrapped(site["fn"])[-1]
     if isinstance(base, Categorical):
         size, elements = base.param_shape[-1], 1
     elif isinstance(base, OneHotCategorical):
@@ -39,20 +42,7 @@ def uniform_log_likelihood(site: Site) -> float | None:
         size, elements = 2, 1
     else:
         return None
-    return -_total(_unmasked(site).sum(-1), site) / elements * math.log(size)
-
-
-def _unmasked(site: Site) -> Tensor:  # (*batch, elements of an event), bool
-    """Return which elements no mask inside the distribution hides."""
-    fn, shape = site["fn"], torch.as_tensor(site["value"]).shape
-    shape = torch.broadcast_shapes(shape, fn.batch_shape + fn.event_shape)
-    kept = torch.tensor(True)
-    for part in _wrapped(fn):
-        if isinstance(part, MaskedDistribution):
-            mask = torch.as_tensor(_on_cpu(part._mask))
-            kept = kept & mask[(..., *[None] * part.event_dim)]
-    batch = shape[: len(shape) - fn.event_dim]
-    return kept.expand(shape).reshape(*batch, math.prod(shape[len(batch) :]))
+    return -_total(unmasked(site["fn"], site["value"]).sum(-1), site) / elements * math.log(size)
 
 
 def _total(counts: Tensor, site: Site) -> float:
@@ -62,15 +52,7 @@ def _total(counts: Tensor, site: Site) -> float:
 
 def is_class(site: Site) -> bool:
     """Return whether a site's values are ids of classes or words, in no order."""
-    return isinstance(_wrapped(site["fn"])[-1], (Categorical, OneHotCategorical))
-
-
-def _wrapped(fn: Any) -> list[Any]:
-    """Return a distribution and those it wraps."""
-    found = [fn]
-    while hasattr(found[-1], "base_dist"):
-        found.append(found[-1].base_dist)
-    return found
+    return isinstance(wrapped(site["fn"])[-1], (Categorical, OneHotCategorical))
 
 
 def _on_cpu(value: Any) -> Any:

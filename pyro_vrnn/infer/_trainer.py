@@ -13,6 +13,7 @@ from pyro_vrnn.infer._batches import Batch
 from pyro_vrnn.infer._nonfinite import bad_parameters, sources
 from pyro_vrnn.infer._observed import check_batch_observes
 from pyro_vrnn.infer.elbo_parts import ELBOParts
+from pyro_vrnn.infer.evaluating import evaluating
 from pyro_vrnn.infer.exact_kl_elbo import TraceExactKL_ELBO
 from pyro_vrnn.infer.fit_result import KL
 from pyro_vrnn.shapes import check_nonnegative_float, shape_text
@@ -57,8 +58,8 @@ class Trainer:
         """
         if isinstance(self.elbo, ELBO):
             check_batch_observes(getattr(self.module, "model", None), batch)
-            # An autoguide has no parameters before its first call.
-            with torch.no_grad():
+            # An autoguide has no parameters before its first call, which is not yet training.
+            with torch.no_grad(), evaluating(self.module):
                 loss = self._loss(batch, where)
             if loss is None or (self.skip and not bool(torch.isfinite(loss))):
                 return None

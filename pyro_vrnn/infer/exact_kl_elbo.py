@@ -28,6 +28,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vrnn.distributions.wrapped import wrapped
 from pyro_vrnn.infer._observed import check_observed
 from pyro_vrnn.infer._sites import Site, latent_sites, sample_sites
 from pyro_vrnn.infer.elbo_parts import ELBOParts, summed, total
@@ -257,20 +258,12 @@ def _check_sampled(sampled: Any) -> bool | frozenset[str]:
     return frozenset(sampled)
 
 
-def _wrapped(fn: Any) -> list[Any]:
-    """Return a distribution and those it wraps, as Independent and MaskedDistribution do."""
-    found = [fn]
-    while hasattr(found[-1], "base_dist"):
-        found.append(found[-1].base_dist)
-    return found
-
-
 def _kl(site: Site, prior: Site | None) -> Tensor | float:
     """Return the registered KL, neither scaled nor masked; the values are not read."""
     if prior is None:
         raise NotImplementedError("The model has no such latent.")
     q, p = site["fn"], prior["fn"]
-    if any(isinstance(fn, Delta) for fn in _wrapped(q)):
+    if any(isinstance(fn, Delta) for fn in wrapped(q)):
         raise NotImplementedError("A Delta has no density.")
     # What has no expand of its own is wrapped, and no KL is registered for the wrapper.
     bases = [fn.base_dist if isinstance(fn, ExpandedDistribution) else fn for fn in (q, p)]
@@ -306,7 +299,7 @@ def _scaled_kl(name: str, kl: Tensor | float, site: Site, prior: Site) -> Tensor
 
 def _masks(site: Site) -> list[Any]:
     """Return the masks of a site that are not known to include all of it."""
-    inner = [fn._mask for fn in _wrapped(site["fn"]) if isinstance(fn, MaskedDistribution)]
+    inner = [fn._mask for fn in wrapped(site["fn"]) if isinstance(fn, MaskedDistribution)]
     return [mask for mask in (site["mask"], *inner) if mask is not None and mask is not True]
 
 
@@ -334,7 +327,7 @@ def _check_reparametrised(name: str, site: Site) -> None:
     fn = site["fn"]
     # What is reparametrised in part, such as a Rejector, says so in a method that scores it.
     default, delegates = Distribution.score_parts, (ExpandedDistribution, MaskedDistribution)
-    own = [part for part in _wrapped(fn) if not isinstance(part, delegates)]
+    own = [part for part in wrapped(fn) if not isinstance(part, delegates)]
     in_part = any(getattr(type(part), "score_parts", default) is not default for part in own)
     if in_part or not fn.has_rsample:
         raise NotImplementedError(

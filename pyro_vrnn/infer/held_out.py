@@ -20,6 +20,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vrnn.distributions.wrapped import unmasked
 from pyro_vrnn.infer._batches import Batches
 from pyro_vrnn.infer._sites import sample_sites
 from pyro_vrnn.infer.carried_state import CarriedState
@@ -106,7 +107,8 @@ def held_out_log_likelihood(
     """
     Yield the log-likelihood of each observation under each draw, ``(S, n)`` of each batch.
 
-    In float64, in nats; the observations of all observed sites in a row, those masked out left out.
+    In float64, in nats; the observations of all observed sites in a row, those masked out left out
+    (an event is, if all of it is masked).
     Arguments and errors are those of :func:`held_out`.
 
     Example::
@@ -167,8 +169,8 @@ def _log_likelihood(trace: Any) -> Tensor:
         if not site["is_observed"]:
             continue
         each = site["fn"].log_prob(site["value"]).double()
+        kept = unmasked(site["fn"], site["value"]).any(-1).to(each.device)
         if site["mask"] is not None:
-            mask = torch.as_tensor(site["mask"], dtype=torch.bool, device=each.device)
-            each = each[mask.expand(each.shape)]
-        parts.append(each.reshape(-1))
+            kept = kept & torch.as_tensor(site["mask"], dtype=torch.bool, device=each.device)
+        parts.append(each[kept.expand(each.shape)])
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)

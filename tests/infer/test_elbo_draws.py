@@ -61,6 +61,30 @@ def test_held_out_observations_one_by_one_without_masked_ones():
     assert scored.nll == pytest.approx(-float(expected.mean()), rel=1e-6)
 
 
+def masked_inside(y):
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 4):
+        fn = dist.Normal(w, 1.0).expand((4,)).mask(torch.tensor([True, False, True, True]))
+        pyro.sample("obs", fn, obs=y)
+
+
+def masked_events(y):
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    mask = torch.tensor([[True, False], [False, False], [True, False], [False, True]])
+    with pyro.plate("data", 4):
+        pyro.sample("obs", dist.Normal(w, 1.0).expand((4, 2)).mask(mask).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize("model", [masked_inside, masked_events])
+def test_held_out_leaves_out_what_the_distribution_masks(model):
+    """An event, if all of it is masked."""
+    y = torch.arange(4.0)
+    (expected,) = held_out_log_likelihood(masked, point, [((y),)], num_draws=2)
+    data = [(y if model is masked_inside else y.unsqueeze(-1).expand(4, 2),)]
+    (each,) = held_out_log_likelihood(model, point, data, num_draws=2)
+    torch.testing.assert_close(each, expected)
+
+
 def test_batches_share_their_draws():
     model, x, y = small()
     guide = Guide(model, scale=0.1)

@@ -16,7 +16,7 @@ from torch import nn
 
 import pyro_vrnn as vrnn
 from pyro_vrnn.diagnostics import compare_guides, elbo_anatomy
-from pyro_vrnn.infer import AutoSpikeAndSlab, elbo_draws, held_out, predict
+from pyro_vrnn.infer import AutoSpikeAndSlab, elbo_draws, fit, held_out, predict
 from pyro_vrnn.infer.evaluating import evaluating, underlying
 
 X, Y = torch.randn(6, 3), torch.randn(6, 1)
@@ -84,6 +84,15 @@ def test_the_model_is_run_in_evaluation_and_left_as_it_was(read):
     assert not any(model.modes)
     assert {name: part.training for name, part in model.named_modules()} == modes
     assert all(torch.equal(buffers[name], value) for name, value in model.named_buffers())
+
+
+def test_fit_trains_on_each_batch_once():
+    """The call that builds the guide, and the first look at the loss, are no training."""
+    model = Model()
+    adam = partial(torch.optim.Adam, lr=0.01)
+    guide = AutoSpikeAndSlab(model)
+    fit(model, guide, [(X, Y)] * 2, num_epochs=3, optimizer=adam, progress=False)
+    assert model.modes.count(True) == int(model.net[1].num_batches_tracked) == 6
 
 
 def test_modes_come_back_after_an_error():
