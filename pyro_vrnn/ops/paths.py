@@ -45,13 +45,24 @@ def choose_path(
         return "fused", ""
     path = "compiled" if on_cpu else "triton"
     reason = why_not(path, x, state, weights)
+    if not reason:
+        return path, ""
     otherwise = "fused" if plain else "unrolled"
-    return (otherwise, f" (no {GENERATED[path]}: {reason})") if reason else (path, "")
+    no_code = on_cpu and reason == compiled.why_not("cpu", dtype_of(weights))
+    if has_lengths and no_code and _is_trained(x, state, weights):
+        # Torch's loop over packed steps is slow backward: 7 times at (T, N, H) = (200, 128, 128).
+        otherwise = "unrolled"
+    return otherwise, f" (no {GENERATED[path]}: {reason})"
 
 
 def _suits_onednn(x: Tensor) -> bool:
     """Whether there are few sequences, in a dtype that oneDNN knows, or no choice."""
     return _holds_operations() or (x.shape[-2] < _MANY and x.dtype != torch.float64)
+
+
+def _is_trained(x: Tensor, state: State, weights: Sequence[LayerWeights]) -> bool:
+    tensors = [x, *state, *(w for layer in weights for w in layer if isinstance(w, Tensor))]
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def why_not(path: str, x: Tensor, state: State, weights: Sequence[LayerWeights]) -> str | None:

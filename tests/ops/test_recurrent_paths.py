@@ -307,6 +307,25 @@ def test_auto_takes_the_fast_path_and_logs_it_once(mode, kind, count, grad, fast
     assert [r.getMessage().endswith(f"the {fast} path") for r in caplog.records] == [True]
 
 
+WITHOUT = [  # number of sequences, lengths, whether a gradient is asked for, path
+    (128, None, True, "fused"),
+    (3, [2, 5, 3], False, "fused"),
+    (3, [2, 5, 3], True, "unrolled"),
+]
+
+
+@pytest.mark.parametrize(("count", "lengths", "grad", "path"), WITHOUT)
+def test_auto_without_a_compiler(count, lengths, grad, path, taken, monkeypatch, caplog):
+    """Torch's loop over packed steps is slow backward."""
+    monkeypatch.setattr(compiled, "why_not", lambda *_: "there is no compiler")
+    case = Case("LSTM", "plain", torch.float32, sizes=(5, count, 4, 6, 3))
+    lengths = None if lengths is None else torch.tensor(lengths)
+    with caplog.at_level(logging.INFO, logger=module.__name__), torch.set_grad_enabled(grad):
+        case.forward("auto", lengths)
+    assert taken == [path]
+    assert caplog.messages[0].endswith("(no compiled code: there is no compiler)")
+
+
 def test_auto_under_a_transform_takes_torch_s_operations(taken):
     case = Case("GRU", "plain")
 
