@@ -54,6 +54,18 @@ def test_sizes(mode, kind, sizes, dtype):
     compare("compiled", case, dtype, lengths)
 
 
+@pytest.mark.parametrize("count", [5, 26], ids=["steps of one chunk", "chunks of one step"])
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+def test_large_weights(mode, count, threads):
+    """Inputs are multiplied for many steps at once, where the weights are more than 8 MiB."""
+    case = Case(mode, "untied", torch.float32, sizes=(35, count, 20, 600, 1), noise=True)
+    assert sum(w.loc.nbytes + w.noise.nbytes for w in case.weights[0][:2]) > 2**23
+    lengths = torch.arange(count) % 35 + 1
+    for number in (1, 2):
+        threads(number)
+        compare("compiled", case, torch.float32, lengths)
+
+
 @modes
 @pytest.mark.parametrize("kind", ["untied", "particles"])
 @pytest.mark.parametrize("hidden", [20, 190], ids=["split by sequences", "split by units"])

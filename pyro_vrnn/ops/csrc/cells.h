@@ -13,7 +13,7 @@
 typedef struct {
     long depth;        /* D */
     long groups;       /* masks of a sequence: 0, 1 or one for each gate */
-    long next;         /* from a particle's weight, not packed, to the next one's; 0: all share it */
+    long next;         /* from a particle's weight, not packed, to the next; 0: all share it */
     const real *loc;   /* (G*H, D), packed if it is for all particles */
     const real *noise; /* likewise, packed, or null */
     const real *mask;  /* (groups, N, D) */

@@ -1,6 +1,6 @@
 /*
-The cells' functions, to the last digits of their type, of some vectors side by side: each is a chain
-of operations that wait for one another, in which a processor has time for others.
+The cells' functions, to the last digits of their type, of some vectors side by side: each is a
+chain of operations that wait for one another, in which a processor has time for others.
 */
 
 #ifndef FUNCTIONS_H

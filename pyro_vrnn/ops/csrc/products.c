@@ -6,10 +6,6 @@ Rows are steps and sequences, (t * N, columns); a mask (K, N, D) is for the sequ
 for one of K equal parts of the weight's rows.
 */
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include "tiles.h"
 
 #define DEPTH 256 /* rows whose products with a panel are summed while they are in the cache */
@@ -227,15 +223,6 @@ int vrnn_input_grad(const Product *product) { return run_product(product, INPUT_
 
 int vrnn_weight_grad(const Product *product) { return run_product(product, WEIGHT_GRAD); }
 
-/* Fresh memory comes in pages of 4 KiB, each at the price of a fault; ask for pages of 2 MiB. */
-void vrnn_large_pages(void *memory, long bytes) {
-#ifdef MADV_HUGEPAGE
-    const uintptr_t page = 1 << 21, start = ((uintptr_t)memory + page - 1) & ~(page - 1);
-    const uintptr_t end = ((uintptr_t)memory + bytes) & ~(page - 1);
-    if (end > start) madvise((void *)start, end - start, MADV_HUGEPAGE);
-#else
-    (void)memory, (void)bytes;
-#endif
-}
+void vrnn_large_pages(void *memory, long bytes) { ask_for_large_pages(memory, bytes); }
 
 long vrnn_product_size(void) { return sizeof(Product); }

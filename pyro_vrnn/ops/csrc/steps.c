@@ -15,10 +15,12 @@ runs on.
 #include "cells.h"
 
 /* Bounds found by trying on two cores of a processor with 1 MiB of second-level cache each. */
-#define ALONE 200000    /* multiply-adds that are not worth a second thread */
-#define BARRIER 200000  /* multiply-adds of a step, by thread, that are worth a barrier */
-#define LARGE (1 << 20) /* bytes of weights that a thread had better have a part of */
-#define FEW 4           /* sequences of a thread, below which a tile loads more than it adds */
+#define ALONE 200000         /* multiply-adds that are not worth a second thread */
+#define BARRIER 200000       /* multiply-adds of a step, by thread, that are worth a barrier */
+#define LARGE (1 << 20)      /* bytes of weights that a thread had better have a part of */
+#define VERY_LARGE (8 << 20) /* bytes that do not stay in the cache if each step loads them */
+#define MOST_CHUNKS 16       /* of inputs whose products wait for their steps */
+#define FEW 4                /* sequences of a thread, below which a tile loads more than it adds */
 
 typedef struct {
     long waiting, turn, failed;
@@ -30,9 +32,9 @@ typedef struct {
     long first_row, last_row, first_panel, last_panel, first_particle, last_particle;
     long sharers; /* threads that share these sequences */
     Barrier *barrier;
-    real *masked;    /* (groups, rows, H) */
-    real *masked_x;  /* (groups, rows, D) */
-    real *hh, *ih;   /* products, (gates, CHUNK, 2 * WIDTH), one more backward */
+    real *masked, *masked_x;     /* h and x times their masks, (groups, CHUNK, H or D) */
+    real *x;                     /* of some steps, (chunks, CHUNK, D) */
+    real *hh, *ih;               /* products, (gates, CHUNK, 2 * WIDTH), ih of some steps */
     real *packed_hh, *packed_ih; /* a particle's weights, those panels that this thread uses */
     Weight recurrent, input;     /* packed */
 } Share;
@@ -62,39 +64,115 @@ static Step step_at(const Layer *q, long k, int backward) {
     return q->reverse ? (Step){t, t + 1, t} : (Step){t, t, t + 1};
 }
 
-/* x (rows, D) of a share's first sequences, times their masks: (groups, rows of the share, D). */
+static long num_weights(const Layer *q) {
+    const long of_h = (q->recurrent.noise ? 2 : 1) * q->hidden;
+    const long of_x = (q->input.noise ? 2 : 1) * q->input.depth; /* 0 backward */
+    return q->gates * q->hidden * (of_h + of_x);
+}
+
+/* x (active, D) of a share's first sequences, times their masks: (groups, CHUNK, D). */
 static void multiply_masks(
     const Layer *q, const Weight *w, const Share *share, const real *x, long active, real *masked
 ) {
     for (long m = 0; m < w->groups; m++) {
         const real *mask = w->mask + (m * q->sequences + share->first_row) * w->depth;
-        real *out = masked + m * (share->last_row - share->first_row) * w->depth;
+        real *out = masked + m * CHUNK * w->depth;
         for (long j = 0; j < active * w->depth; j++) out[j] = mask[j] * x[j];
     }
 }
 
-/* Products of some rows with two panels of every gate's part of a weight: (gates, CHUNK, 2 * WIDTH). */
-static void multiply_gates(
-    const Weight *w, long gates, long panels, long panel, int vectors, const real *x,
-    const real *masked, long num_rows, int chunk, real *out
+/* Two panels of units of every gate. */
+typedef struct {
+    long panel, unit;
+    int vectors, count; /* the last vector's numbers */
+} Pair;
+
+static Pair pair_at(const Layer *q, const Share *share, long panel) {
+    const int vectors = (int)min_of(2, share->last_panel - panel);
+    const long unit = panel * WIDTH, last = unit + (vectors - 1) * WIDTH;
+    return (Pair){panel, unit, vectors, (int)min_of(WIDTH, q->hidden - last)};
+}
+
+/* Products of some rows with a pair's part of a weight: (gates, CHUNK, 2 * WIDTH). */
+static void multiply(
+    const Layer *q, const Weight *w, Pair pair, const real *x, const real *masked, long rows,
+    real *out
 ) {
-    for (long g = 0; g < gates; g++) {
-        const long at = (g * panels + panel) * w->depth * WIDTH;
-        const real *of_gate = masked + (w->groups > 1 ? g : 0) * num_rows * w->depth;
+    for (long g = 0; g < q->gates; g++) {
+        const long at = (g * num_panels(q->hidden) + pair.panel) * w->depth * WIDTH;
+        const real *of_gate = masked + (w->groups > 1 ? g : 0) * CHUNK * w->depth;
         Part parts[2] = {{w->groups ? of_gate : x, w->depth, w->loc + at, w->depth}};
         if (w->noise) parts[1] = (Part){x, w->depth, w->noise + at, w->depth};
-        times(chunk, vectors, parts, w->noise ? 2 : 1, out + g * CHUNK * 2 * WIDTH);
+        times((int)rows, pair.vectors, parts, w->noise ? 2 : 1, out + g * CHUNK * 2 * WIDTH);
     }
 }
 
-static void add_bias(
-    const Layer *q, const real *bias, int vectors, int count, int chunk, real *products
+/* The same with x and the input's weight, and the bias. */
+static void multiply_input(
+    const Layer *q, const Share *share, long particle, Pair pair, const real *x,
+    const real *masked, long rows, real *out
 ) {
-    for (long g = 0; g < q->gates; g++, bias += q->hidden, products += CHUNK * 2 * WIDTH)
-        for (int v = 0; v < vectors; v++) {
-            const vec of_units = load(bias + v * WIDTH, v == vectors - 1 ? count : WIDTH);
-            for (int r = 0; r < chunk; r++) *(vec *)(products + (2 * r + v) * WIDTH) += of_units;
+    multiply(q, &share->input, pair, x, masked, rows, out);
+    if (!q->bias) return;
+    for (long g = 0; g < q->gates; g++)
+        for (int v = 0; v < pair.vectors; v++) {
+            const real *bias = q->bias + particle * q->next_bias + g * q->hidden + pair.unit;
+            const vec of_units = load(bias + v * WIDTH, v < pair.vectors - 1 ? WIDTH : pair.count);
+            real *place = out + (g * CHUNK * 2 + v) * WIDTH;
+            for (long r = 0; r < rows; r++) *(vec *)(place + 2 * r * WIDTH) += of_units;
         }
+}
+
+static const real *input_at(const Layer *q, const Share *share, long particle, Step now) {
+    const long row = now.t * q->sequences + share->first_row;
+    return q->x + particle * q->next_x + row * q->input.depth;
+}
+
+/*
+Inputs of some steps are multiplied at once. A chunk holds those of as many steps as it has rows
+for: a panel would be loaded for few rows at each step otherwise. And if the weights are more than
+stays in the cache beside them, there are some chunks: the recurrent weight is loaded at each step,
+the input's only here. The products wait for their steps, (chunks, pairs, gates, CHUNK, 2 * WIDTH).
+Those of one step go into its cells from the first-level cache.
+*/
+static long steps_of_chunk(long rows) { return max_of(1, CHUNK / max_of(rows, 1)); }
+
+static long chunks_at_once(const Layer *q) {
+    return num_weights(q) * (long)sizeof(real) > VERY_LARGE ? MOST_CHUNKS : 1;
+}
+
+static long products_of_chunk(const Layer *q, const Share *share) {
+    return (share->last_panel - share->first_panel + 1) / 2 * q->gates * CHUNK * 2 * WIDTH;
+}
+
+/* The products of some steps from step k on; where those of each start. */
+static void multiply_inputs(
+    const Layer *q, const Share *share, long particle, long k, long num_steps, long of_chunk,
+    long *starts
+) {
+    const Weight *input = &share->input;
+    const long chunk_x = CHUNK * input->depth, chunk_masked = input->groups * chunk_x;
+    const long chunk_products = products_of_chunk(q, share);
+    long rows[MOST_CHUNKS] = {0};
+    for (long j = 0; j < num_steps; j++) {
+        Step now = step_at(q, k + j, 0);
+        const long c = j / of_chunk, place = rows[c] * input->depth;
+        const long active = running(q, share, now.t);
+        const real *x = input_at(q, share, particle, now);
+        memcpy(share->x + c * chunk_x + place, x, active * input->depth * sizeof(real));
+        multiply_masks(q, input, share, x, active, share->masked_x + c * chunk_masked + place);
+        starts[j] = c * chunk_products + 2 * rows[c] * WIDTH;
+        rows[c] += active;
+    }
+    long at = 0;
+    for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
+        for (long c = 0; c * of_chunk < num_steps; c++)
+            multiply_input(
+                q, share, particle, pair_at(q, share, panel), share->x + c * chunk_x,
+                share->masked_x + c * chunk_masked, rows[c], share->ih + c * chunk_products + at
+            );
+        at += q->gates * CHUNK * 2 * WIDTH;
+    }
 }
 
 static int all_zero(const real *x, long count) {
@@ -104,42 +182,40 @@ static int all_zero(const real *x, long count) {
 }
 
 static void steps_forward(const Layer *q, Share *share, long particle) {
-    const Weight *recurrent = &share->recurrent, *input = &share->input;
-    const long hidden = q->hidden, columns = input->depth, panels = num_panels(hidden);
+    const long hidden = q->hidden, num_steps = q->stop - q->start;
     const long step = q->particles * q->sequences * hidden, first = share->first_row;
     const long base = (particle * q->sequences + first) * hidden;
-    const long num_rows = share->last_row - first;
-    for (long k = 0; k < q->stop - q->start; k++) {
+    const long num_rows = share->last_row - first, of_chunk = steps_of_chunk(num_rows);
+    const long at_once = of_chunk * chunks_at_once(q);
+    long starts[MOST_CHUNKS * CHUNK] = {0};
+    for (long k = 0; k < num_steps; k++) {
         Step now = step_at(q, k, 0);
-        const int active = (int)running(q, share, now.t);
-        const real *h = q->h + now.before * step + base;
-        const real *x = q->x + particle * q->next_x + (now.t * q->sequences + first) * columns;
+        const long active = running(q, share, now.t);
+        const real *h = q->h + now.before * step + base, *x = input_at(q, share, particle, now);
         const int at_zero = k == 0 && all_zero(h, active * hidden); /* as at most starts */
-        if (!at_zero) multiply_masks(q, recurrent, share, h, active, share->masked);
-        multiply_masks(q, input, share, x, active, share->masked_x);
+        if (!at_zero) multiply_masks(q, &share->recurrent, share, h, active, share->masked);
+        if (at_once == 1)
+            multiply_masks(q, &share->input, share, x, active, share->masked_x);
+        else if (k % at_once == 0)
+            multiply_inputs(
+                q, share, particle, k, min_of(at_once, num_steps - k), of_chunk, starts
+            );
+        const real *ih = share->ih + starts[k % at_once];
         for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
-            const int vectors = (int)min_of(2, share->last_panel - panel);
-            const long unit = panel * WIDTH;
-            const int count = (int)min_of(WIDTH, hidden - unit - (vectors - 1) * WIDTH);
+            const Pair pair = pair_at(q, share, panel);
             if (at_zero)
                 memset(share->hh, 0, q->gates * CHUNK * 2 * WIDTH * sizeof(real));
             else
-                multiply_gates(
-                    recurrent, q->gates, panels, panel, vectors, h, share->masked, num_rows,
-                    active, share->hh
-                );
-            multiply_gates(
-                input, q->gates, panels, panel, vectors, x, share->masked_x, num_rows, active,
-                share->ih
-            );
-            if (q->bias) {
-                const real *bias = q->bias + particle * q->next_bias + unit;
-                add_bias(q, bias, vectors, count, active, share->ih);
-            }
-            for (int r = 0; r < active; r++)
+                multiply(q, &share->recurrent, pair, h, share->masked, active, share->hh);
+            if (at_once == 1)
+                multiply_input(q, share, particle, pair, x, share->masked_x, active, share->ih);
+            else if (panel > share->first_panel)
+                ih += q->gates * CHUNK * 2 * WIDTH;
+            for (long r = 0; r < active; r++)
                 cells_forward(
-                    q, share->hh + 2 * r * WIDTH, share->ih + 2 * r * WIDTH,
-                    base + r * hidden + unit, unit, vectors, count, now, step, particle
+                    q, share->hh + 2 * r * WIDTH, ih + 2 * r * WIDTH,
+                    base + r * hidden + pair.unit, pair.unit, pair.vectors, pair.count, now, step,
+                    particle
                 );
         }
         for (long r = active; r < num_rows; r++) { /* ended: the state stays */
@@ -226,12 +302,6 @@ static void steps_backward(const Layer *q, Share *share, long particle) {
 
 /* Threads. */
 
-static long num_weights(const Layer *q) {
-    const long of_h = (q->recurrent.noise ? 2 : 1) * q->hidden;
-    const long of_x = (q->input.noise ? 2 : 1) * q->input.depth; /* 0 backward */
-    return q->gates * q->hidden * (of_h + of_x);
-}
-
 /* A weight that is packed: a particle's is laid out now. */
 static Weight take(
     const Layer *q, const Share *share, Weight w, long particle, int backward, real *packed
@@ -288,13 +358,15 @@ static void run_share(const Layer *q, long thread, long threads, Barrier *barrie
         .sharers = over_panels,
         .barrier = barriers + thread / over_panels,
     };
-    const long products = (long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH;
+    const long products = (long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH; /* backward one for noise */
+    const long chunks = chunks_at_once(q);
     const long units = q->gates * panels * WIDTH;
     void *places[] = {
         share.masked = memory(q->recurrent.groups * CHUNK * q->hidden),
-        share.masked_x = memory(q->input.groups * CHUNK * q->input.depth),
+        share.masked_x = memory(chunks * q->input.groups * CHUNK * q->input.depth),
+        share.x = memory(chunks * CHUNK * q->input.depth),
         share.hh = memory(products),
-        share.ih = memory(products),
+        share.ih = memory(chunks * products_of_chunk(q, &share)),
         share.packed_hh = memory(q->recurrent.next ? units * q->hidden : 0),
         share.packed_ih = memory(q->input.next ? units * q->input.depth : 0),
     };

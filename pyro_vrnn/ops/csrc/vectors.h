@@ -6,6 +6,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #ifdef DOUBLE
 typedef double real;
@@ -85,9 +88,23 @@ INLINE vec at_most(vec x, real bound) { return choose(x > bound, bound + (vec){0
 INLINE vec at_least(vec x, real bound) { return choose(x < bound, bound + (vec){0}, x); }
 #endif
 
-static void *memory(size_t numbers) {
+/* Fresh memory comes in pages of 4 KiB, each at the price of a fault; ask for pages of 2 MiB. */
+static void ask_for_large_pages(void *memory, long bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 1 << 21, start = ((uintptr_t)memory + page - 1) & ~(page - 1);
+    const uintptr_t end = ((uintptr_t)memory + bytes) & ~(page - 1);
+    if (end > start) madvise((void *)start, end - start, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
+static void *memory(long numbers) {
+    const long bytes = max_of(numbers, 1) * (long)sizeof(real);
     void *place = NULL;
-    return posix_memalign(&place, 64, max_of(numbers, 1) * sizeof(real)) ? NULL : place;
+    if (posix_memalign(&place, 64, bytes)) return NULL;
+    if (bytes >= 1 << 22) ask_for_large_pages(place, bytes);
+    return place;
 }
 
 #endif
