@@ -19,7 +19,7 @@ runs on.
 #define BARRIER 200000       /* multiply-adds of a step, by thread, that are worth a barrier */
 #define LARGE (1 << 20)      /* bytes of weights that a thread had better have a part of */
 #define VERY_LARGE (8 << 20) /* bytes that do not stay in the cache if each step loads them */
-#define MOST_CHUNKS 16       /* of inputs whose products wait for their steps */
+#define MOST_CHUNKS 8        /* of inputs whose products wait for their steps */
 #define FEW 4                /* sequences of a thread, below which a tile loads more than it adds */
 
 typedef struct {
@@ -33,7 +33,7 @@ typedef struct {
     long sharers; /* threads that share these sequences */
     Barrier *barrier;
     real *masked, *masked_x;     /* h and x times their masks, (groups, CHUNK, H or D) */
-    real *x;                     /* of some steps, (chunks, CHUNK, D) */
+    real *x;                     /* of a chunk's steps, (CHUNK, D) */
     real *hh, *ih;               /* products, (gates, CHUNK, 2 * WIDTH), ih of some steps */
     real *packed_hh, *packed_ih; /* a particle's weights, those panels that this thread uses */
     Weight recurrent, input;     /* packed */
@@ -109,10 +109,10 @@ static void multiply(
 
 /* The same with x and the input's weight, and the bias. */
 static void multiply_input(
-    const Layer *q, const Share *share, long particle, Pair pair, const real *x,
-    const real *masked, long rows, real *out
+    const Layer *q, const Share *share, long particle, Pair pair, const real *x, long rows,
+    real *out
 ) {
-    multiply(q, &share->input, pair, x, masked, rows, out);
+    multiply(q, &share->input, pair, x, share->masked_x, rows, out);
     if (!q->bias) return;
     for (long g = 0; g < q->gates; g++)
         for (int v = 0; v < pair.vectors; v++) {
@@ -145,33 +145,24 @@ static long products_of_chunk(const Layer *q, const Share *share) {
     return (share->last_panel - share->first_panel + 1) / 2 * q->gates * CHUNK * 2 * WIDTH;
 }
 
-/* The products of some steps from step k on; where those of each start. */
-static void multiply_inputs(
-    const Layer *q, const Share *share, long particle, long k, long num_steps, long of_chunk,
+/* The products of a chunk's steps, from step k on; where the rows of each start. */
+static void multiply_chunk(
+    const Layer *q, const Share *share, long particle, long k, long num_steps, real *out,
     long *starts
 ) {
-    const Weight *input = &share->input;
-    const long chunk_x = CHUNK * input->depth, chunk_masked = input->groups * chunk_x;
-    const long chunk_products = products_of_chunk(q, share);
-    long rows[MOST_CHUNKS] = {0};
+    long rows = 0;
     for (long j = 0; j < num_steps; j++) {
         Step now = step_at(q, k + j, 0);
-        const long c = j / of_chunk, place = rows[c] * input->depth;
-        const long active = running(q, share, now.t);
+        const long active = running(q, share, now.t), place = rows * q->input.depth;
         const real *x = input_at(q, share, particle, now);
-        memcpy(share->x + c * chunk_x + place, x, active * input->depth * sizeof(real));
-        multiply_masks(q, input, share, x, active, share->masked_x + c * chunk_masked + place);
-        starts[j] = c * chunk_products + 2 * rows[c] * WIDTH;
-        rows[c] += active;
+        memcpy(share->x + place, x, active * q->input.depth * sizeof(real));
+        multiply_masks(q, &share->input, share, x, active, share->masked_x + place);
+        starts[j] = out - share->ih + 2 * rows * WIDTH;
+        rows += active;
     }
-    long at = 0;
     for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
-        for (long c = 0; c * of_chunk < num_steps; c++)
-            multiply_input(
-                q, share, particle, pair_at(q, share, panel), share->x + c * chunk_x,
-                share->masked_x + c * chunk_masked, rows[c], share->ih + c * chunk_products + at
-            );
-        at += q->gates * CHUNK * 2 * WIDTH;
+        multiply_input(q, share, particle, pair_at(q, share, panel), share->x, rows, out);
+        out += q->gates * CHUNK * 2 * WIDTH;
     }
 }
 
@@ -197,9 +188,11 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
         if (at_once == 1)
             multiply_masks(q, &share->input, share, x, active, share->masked_x);
         else if (k % at_once == 0)
-            multiply_inputs(
-                q, share, particle, k, min_of(at_once, num_steps - k), of_chunk, starts
-            );
+            for (long j = 0; j < min_of(at_once, num_steps - k); j += of_chunk)
+                multiply_chunk(
+                    q, share, particle, k + j, min_of(of_chunk, num_steps - k - j),
+                    share->ih + j / of_chunk * products_of_chunk(q, share), starts + j
+                );
         const real *ih = share->ih + starts[k % at_once];
         for (long panel = share->first_panel; panel < share->last_panel; panel += 2) {
             const Pair pair = pair_at(q, share, panel);
@@ -208,7 +201,7 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
             else
                 multiply(q, &share->recurrent, pair, h, share->masked, active, share->hh);
             if (at_once == 1)
-                multiply_input(q, share, particle, pair, x, share->masked_x, active, share->ih);
+                multiply_input(q, share, particle, pair, x, active, share->ih);
             else if (panel > share->first_panel)
                 ih += q->gates * CHUNK * 2 * WIDTH;
             for (long r = 0; r < active; r++)
@@ -359,14 +352,13 @@ static void run_share(const Layer *q, long thread, long threads, Barrier *barrie
         .barrier = barriers + thread / over_panels,
     };
     const long products = (long)(MAX_GATES + 1) * CHUNK * 2 * WIDTH; /* backward one for noise */
-    const long chunks = chunks_at_once(q);
     const long units = q->gates * panels * WIDTH;
     void *places[] = {
         share.masked = memory(q->recurrent.groups * CHUNK * q->hidden),
-        share.masked_x = memory(chunks * q->input.groups * CHUNK * q->input.depth),
-        share.x = memory(chunks * CHUNK * q->input.depth),
+        share.masked_x = memory(q->input.groups * CHUNK * q->input.depth),
+        share.x = memory(CHUNK * q->input.depth),
         share.hh = memory(products),
-        share.ih = memory(chunks * products_of_chunk(q, &share)),
+        share.ih = memory(chunks_at_once(q) * products_of_chunk(q, &share)),
         share.packed_hh = memory(q->recurrent.next ? units * q->hidden : 0),
         share.packed_ih = memory(q->input.next ? units * q->input.depth : 0),
     };
