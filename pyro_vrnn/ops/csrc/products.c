@@ -125,30 +125,27 @@ static void take_panels(
     }
 }
 
-/* out = gates^T x, two panels of columns of one group: a tile sums over DEPTH rows at a time. */
+/* out = gates^T x, two panels of columns of one group, summed over DEPTH rows from `first` on. */
 static void weight_grad(
-    const Product *q, real *out, long groups, long group, int masked, long panel, real *panels,
-    real *sums
+    const Product *q, real *out, long groups, long group, int masked, long panel, long first,
+    real *panels, real *sums
 ) {
     const int vectors = (int)min_of(2, num_panels(q->columns) - panel);
-    const long units = q->width / groups;
-    for (long first = 0; first < q->rows; first += DEPTH) {
-        const long count = min_of(DEPTH, q->rows - first);
-        take_panels(q, group, masked, panel, vectors, first, count, panels);
-        for (long top = 0; top < units; top += CHUNK) {
-            const int size = (int)min_of(CHUNK, units - top);
-            const real *gates = q->gates + first * q->width + group * units + top;
-            Part part = {gates, q->width, panels, count};
-            product(1, size, vectors, &part, 1, sums);
-            for (int r = 0; r < size; r++)
-                for (int v = 0; v < vectors; v++) {
-                    const long unit = (panel + v) * WIDTH;
-                    const int columns = (int)min_of(WIDTH, q->columns - unit);
-                    real *place = out + (group * units + top + r) * q->columns + unit;
-                    vec sum = *(const vec *)(sums + (2 * r + v) * WIDTH);
-                    store(place, first ? sum + load(place, columns) : sum, columns);
-                }
-        }
+    const long units = q->width / groups, count = min_of(DEPTH, q->rows - first);
+    take_panels(q, group, masked, panel, vectors, first, count, panels);
+    for (long top = 0; top < units; top += CHUNK) {
+        const int size = (int)min_of(CHUNK, units - top);
+        const real *gates = q->gates + first * q->width + group * units + top;
+        Part part = {gates, q->width, panels, count};
+        product(1, size, vectors, &part, 1, sums);
+        for (int r = 0; r < size; r++)
+            for (int v = 0; v < vectors; v++) {
+                const long unit = (panel + v) * WIDTH;
+                const int columns = (int)min_of(WIDTH, q->columns - unit);
+                real *place = out + (group * units + top + r) * q->columns + unit;
+                vec sum = *(const vec *)(sums + (2 * r + v) * WIDTH);
+                store(place, first ? sum + load(place, columns) : sum, columns);
+            }
     }
 }
 
@@ -166,7 +163,7 @@ enum { INPUT_GRAD, WEIGHT_GRAD };
 
 /*
 Pairs of panels of the input's gradient for some rows; pairs of panels of the gradients of noise,
-whose products are longest, and loc.
+whose products are longest, and loc. The latter come in stages, sums over some rows each.
 */
 static long num_tasks(const Product *q, int what) {
     const long pairs = (num_panels(q->columns) + 1) / 2;
@@ -174,7 +171,11 @@ static long num_tasks(const Product *q, int what) {
     return pairs * ((q->for_noise != NULL) + max_of(q->groups, 1));
 }
 
-static void run_task(const Product *q, int what, long k, real *work, real *sums) {
+static long num_stages(const Product *q, int what) {
+    return what == INPUT_GRAD ? 1 : (q->rows + DEPTH - 1) / DEPTH;
+}
+
+static void run_task(const Product *q, int what, long stage, long k, real *work, real *sums) {
     const long pairs = (num_panels(q->columns) + 1) / 2, panel = 2 * (k % pairs);
     if (what == INPUT_GRAD) {
         const long parts = num_tasks(q, what) / pairs, first = cut(q->rows, parts, k / pairs);
@@ -182,10 +183,11 @@ static void run_task(const Product *q, int what, long k, real *work, real *sums)
         return;
     }
     const long of_noise = q->for_noise ? pairs : 0, group = (k - of_noise) / pairs;
+    const long groups = max_of(q->groups, 1), first = stage * DEPTH;
     if (k < of_noise)
-        weight_grad(q, q->for_noise, 1, 0, 0, panel, work, sums);
+        weight_grad(q, q->for_noise, 1, 0, 0, panel, first, work, sums);
     else
-        weight_grad(q, q->for_loc, max_of(q->groups, 1), group, q->groups > 0, panel, work, sums);
+        weight_grad(q, q->for_loc, groups, group, q->groups > 0, panel, first, work, sums);
 }
 
 /* Numbers that a task works with, beside its sums. */
@@ -194,25 +196,31 @@ static long work_size(const Product *q, int what) {
     return DEPTH * 2 * WIDTH;
 }
 
-/* Threads take the next task, or with particles the next particle and all of its tasks. */
+/*
+Threads have the same tasks in every stage, whose rows the tasks find in the cache; or particles,
+with all of their tasks.
+*/
 static int run_product(const Product *q, int what) {
     int failed = 0;
-    const long tasks = num_tasks(q, what), turns = q->particles ? q->particles : tasks;
-#pragma omp parallel num_threads(max_of(min_of(q->threads, turns), 1))
+    const long stages = num_stages(q, what), tasks = num_tasks(q, what);
+    const long threads = min_of(q->threads, q->particles ? q->particles : tasks);
+#pragma omp parallel num_threads(max_of(threads, 1))
     {
         real *work = memory(work_size(q, what)), *sums = memory(2 * CHUNK * 2 * WIDTH);
         if (!work || !sums) __atomic_store_n(&failed, 1, __ATOMIC_RELEASE);
 #pragma omp barrier
+        const int go_on = !__atomic_load_n(&failed, __ATOMIC_ACQUIRE);
+        if (go_on && !q->particles)
+            for (long stage = 0; stage < stages; stage++)
+#pragma omp for schedule(static, 1) nowait
+                for (long k = 0; k < tasks; k++) run_task(q, what, stage, k, work, sums);
+        if (go_on && q->particles)
 #pragma omp for schedule(dynamic)
-        for (long turn = 0; turn < turns; turn++) {
-            if (__atomic_load_n(&failed, __ATOMIC_ACQUIRE)) continue;
-            if (!q->particles) {
-                run_task(q, what, turn, work, sums);
-                continue;
+            for (long s = 0; s < q->particles; s++) {
+                Product one = particle_of(q, s);
+                for (long stage = 0; stage < stages; stage++)
+                    for (long k = 0; k < tasks; k++) run_task(&one, what, stage, k, work, sums);
             }
-            Product one = particle_of(q, turn);
-            for (long k = 0; k < tasks; k++) run_task(&one, what, k, work, sums);
-        }
         free(work);
         free(sums);
     }
