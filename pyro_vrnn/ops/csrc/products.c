@@ -8,7 +8,8 @@ for one of K equal parts of the weight's rows.
 
 #include "tiles.h"
 
-#define DEPTH 256 /* rows whose products with a panel are summed while they are in the cache */
+#define CACHED (1 << 20) /* bytes of gradients that stay in a second-level cache, or nearly */
+#define DEPTH 256        /* rows whose products with a panel are summed while they are in the cache */
 
 /* The number of units in a panel. */
 long vrnn_width(void) { return WIDTH; }
@@ -197,13 +198,16 @@ static long work_size(const Product *q, int what) {
 }
 
 /*
-Threads have the same tasks in every stage, whose rows the tasks find in the cache; or particles,
-with all of their tasks.
+Threads take tasks, or particles with all of their tasks. Where the gradients stay in the cache, all
+tasks take the same stage, whose rows they find there; else each takes all of its stages at once.
 */
 static int run_product(const Product *q, int what) {
     int failed = 0;
     const long stages = num_stages(q, what), tasks = num_tasks(q, what);
     const long threads = min_of(q->threads, q->particles ? q->particles : tasks);
+    const long numbers = q->width * q->columns * (q->for_noise ? 2 : 1);
+    const int together = numbers * (long)sizeof(real) <= CACHED;
+    const long outer = together ? stages : 1, inner = together ? 1 : stages;
 #pragma omp parallel num_threads(max_of(threads, 1))
     {
         real *work = memory(work_size(q, what)), *sums = memory(2 * CHUNK * 2 * WIDTH);
@@ -211,15 +215,18 @@ static int run_product(const Product *q, int what) {
 #pragma omp barrier
         const int go_on = !__atomic_load_n(&failed, __ATOMIC_ACQUIRE);
         if (go_on && !q->particles)
-            for (long stage = 0; stage < stages; stage++)
+            for (long i = 0; i < outer; i++)
 #pragma omp for schedule(static, 1) nowait
-                for (long k = 0; k < tasks; k++) run_task(q, what, stage, k, work, sums);
+                for (long k = 0; k < tasks; k++)
+                    for (long j = 0; j < inner; j++) run_task(q, what, i + j, k, work, sums);
         if (go_on && q->particles)
 #pragma omp for schedule(dynamic)
             for (long s = 0; s < q->particles; s++) {
                 Product one = particle_of(q, s);
-                for (long stage = 0; stage < stages; stage++)
-                    for (long k = 0; k < tasks; k++) run_task(&one, what, stage, k, work, sums);
+                for (long i = 0; i < outer; i++)
+                    for (long k = 0; k < tasks; k++)
+                        for (long j = 0; j < inner; j++)
+                            run_task(&one, what, i + j, k, work, sums);
             }
         free(work);
         free(sums);

@@ -19,7 +19,7 @@ runs on.
 #define BARRIER 200000       /* multiply-adds of a step, by thread, that are worth a barrier */
 #define LARGE (1 << 20)      /* bytes of weights that a thread had better have a part of */
 #define VERY_LARGE (8 << 20) /* bytes that do not stay in the cache if each step loads them */
-#define MOST_CHUNKS 8        /* of inputs whose products wait for their steps */
+#define MOST_CHUNKS 16       /* of inputs whose products wait for their steps */
 #define FEW 4                /* sequences of a thread, below which a tile loads more than it adds */
 
 typedef struct {
