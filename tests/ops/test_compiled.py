@@ -90,6 +90,19 @@ def test_starts_at_zero(mode, kind, where, dtype):
     compare("compiled", case, dtype, torch.arange(60) % 5 + 1)
 
 
+@modes
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_weights_that_are_not_finite_show_in_sequences_that_start_at_zero(mode, num_steps):
+    case = Case(mode, "plain", torch.float32, sizes=(num_steps, 3, 4, 5, 1))
+    with torch.no_grad():
+        for state in case.state:
+            state.zero_()
+        for layer in case.weights:
+            layer.weight_hh.fill_(torch.nan)
+    output, *_ = case.forward("compiled")
+    assert output[-1].isnan().all()
+
+
 def strided(x):
     """Return the same numbers with other gaps and another order of dims in memory."""
     dims = list(range(x.dim()))[::-1]

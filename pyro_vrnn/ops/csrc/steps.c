@@ -183,7 +183,8 @@ static void steps_forward(const Layer *q, Share *share, long particle) {
         Step now = step_at(q, k, 0);
         const long active = running(q, share, now.t);
         const real *h = q->h + now.before * step + base, *x = input_at(q, share, particle, now);
-        const int at_zero = k == 0 && all_zero(h, active * hidden); /* as at most starts */
+        /* As at most starts. The product of a single step shows weights that are not finite. */
+        const int at_zero = k == 0 && num_steps > 1 && all_zero(h, active * hidden);
         if (!at_zero) multiply_masks(q, &share->recurrent, share, h, active, share->masked);
         if (at_once == 1)
             multiply_masks(q, &share->input, share, x, active, share->masked_x);
